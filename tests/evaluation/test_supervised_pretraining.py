@@ -163,6 +163,15 @@ def test_public_weights_are_trained_beside_ours_by_tasks_and_fine_tuning(tmp_pat
     assert values_of(own, "unlabeled") == values_of(scores, "public")
 
 
+def test_public_weights_of_another_network_have_heads_on_their_own_maps(tmp_path: Path) -> None:
+    encoders.build("resnet10", image_size=16).save(tmp_path / "other.safetensors")
+    scores = evaluate(
+        encoders.build("conv4", image_size=16), squares(tmp_path / "squares"), probe="segmentation", size=16,
+        steps=1, device="cpu", controls="public", public_weights=tmp_path / "other.safetensors",
+    )  # fmt: skip
+    assert "public" in [one["features"] for one in scores]
+
+
 def test_a_part_that_public_weights_do_not_have_is_skipped_in_a_line(tmp_path: Path) -> None:
     encoders.build("resnet10", image_size=16).save(tmp_path / "other.safetensors")
     lines: list[str] = []

@@ -297,9 +297,15 @@ def _by_network(
             if encoder is None:
                 break
             report(f"{_place(model, features, task, count)}, {layer_name(part)}, seed {seed}")
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                predictions.append(learn(encoder, part, draw(len(images), count, seed), seed))
+            try:
+                with torch.random.fork_rng():
+                    torch.manual_seed(seed)
+                    predictions.append(learn(encoder, part, draw(len(images), count, seed), seed))
+            except UserError as error:
+                if other is None:
+                    raise
+                report(f"the control {features} is skipped: {error}")  # such as maps that its network lacks
+                break
         if predictions:
             yield features, predictions
 

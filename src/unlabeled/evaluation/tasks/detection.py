@@ -14,7 +14,7 @@ Differs: widths and numbers of proposals are those for a few small images, and A
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -121,7 +121,12 @@ def measure(model: EvaluatedModel, parts: Parts) -> Iterator[Measurement]:
     encoder: ImageEncoder = model.encoder  # type: ignore[assignment]
     maps = transfer.choose_maps(encoder, size, model.transfer.maps)
     learn = partial(
-        _learn, train=train.to(model.device), test=test.to(model.device), maps=maps, size=size, steps=steps
+        _learn,
+        train=train.to(model.device),
+        test=test.to(model.device),
+        names=model.transfer.maps,
+        size=size,
+        steps=steps,
     )
     kind = "pyramid of" if len(maps) > 1 else "single map"
     detail = f"{steps} steps of {BATCH} images of {size} px, {kind} {', '.join(maps)}, norms fixed"
@@ -138,11 +143,12 @@ def _learn(
     *,
     train: AnnotatedImages,
     test: AnnotatedImages,
-    maps: dict[str, int],
+    names: Sequence[str],
     size: int,
     steps: int,
 ) -> Predictions:
     """Train a detector, and as much of the encoder as is to be trained, and detect things in the test images."""
+    maps = transfer.choose_maps(encoder, size, names)  # public weights may be of another network
     detector = build(encoder, maps, size, len(train.classes or ()))
     sample = range(min(len(train), 16 * BATCH))
     with torch.no_grad():

@@ -13,7 +13,7 @@ Differs: the heads are torchvision's, with batch norm and dropout; all maps lear
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -106,7 +106,8 @@ def measure(model: EvaluatedModel, parts: Parts) -> Iterator[Measurement]:
     size, steps = model.size or SIZE, model.steps or STEPS
     encoder: ImageEncoder = model.encoder  # type: ignore[assignment]
     maps = list(transfer.choose_maps(encoder, size, model.transfer.maps))
-    learn = partial(_learn, train=train.to(model.device), test=test.to(model.device), maps=maps, steps=steps)
+    named = {"names": model.transfer.maps, "size": size, "steps": steps}
+    learn = partial(_learn, train=train.to(model.device), test=test.to(model.device), **named)
     detail = f"{steps} steps of {BATCH} images of {size} px, heads on {', '.join(maps)}, norms fixed"
     yield from transfer.measure(
         model, parts, "segmentation", UNITS, learn, detail=detail, truth=_truth(test),
@@ -144,10 +145,12 @@ def _learn(
     *,
     train: AnnotatedImages,
     test: AnnotatedImages,
-    maps: list[str],
+    names: Sequence[str],
+    size: int,
     steps: int,
 ) -> Predictions:
     """Train heads, and as much of the encoder as is to be trained, and predict the test images."""
+    maps = list(transfer.choose_maps(encoder, size, names))  # public weights may be of another network
     network = FCN(encoder, maps, len(train.classes or ())).to(train.device)
     sample = torch.arange(len(train))[: 16 * BATCH]
     with torch.no_grad():
