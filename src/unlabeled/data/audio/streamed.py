@@ -6,7 +6,7 @@ or parquet files with a column of sounds, as `datasets` writes it or as plain by
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ from unlabeled.data.audio.read import converted, sound_column
 from unlabeled.data.files import SOUNDS
 from unlabeled.data.notes import note
 from unlabeled.data.options import Progress
-from unlabeled.data.samples import Batch, Skipped
+from unlabeled.data.samples import Batch
 from unlabeled.data.streaming.data import Decoder, Streamed, first_rows, open_shards
 from unlabeled.data.streaming.shards import Content, ShardRows
 from unlabeled.data.tables import open_table
@@ -86,30 +86,14 @@ class SoundDecoder(Decoder):
 class StreamedSounds(Streamed):
     """Sounds that are decoded while training.
 
-    Args:
-        decoder: What decodes them.
-        name: What the data is called in reports.
-        workers: Processes that read ahead, 0 for none.
-        max_broken: Largest fraction of the sounds that may be unreadable, in 0..1, once 1,000 were read.
-        skipped: What is known to be unreadable.
+    Arguments are those of `Streamed`.
     """
 
     kind = "audio"
     unit = "sounds"
     group_unit = "recordings"
-
-    def __init__(
-        self,
-        decoder: SoundDecoder,
-        *,
-        name: str,
-        workers: int,
-        max_broken: float,
-        skipped: Sequence[Skipped] = (),
-    ) -> None:
-        super().__init__(decoder, name=name, workers=workers, max_broken=max_broken, skipped=skipped)
-        self.longest: int | None = None
-        """Most samples of a sound that are given out; a longer one is cut at random."""
+    longest: int | None = None
+    """Most samples of a sound that are given out; a longer one is cut at random."""
 
     @property
     def sample_rate(self) -> int:

@@ -25,7 +25,7 @@ from unlabeled.check import UserError
 from unlabeled.data.columns import choose, flat
 from unlabeled.data.notes import note
 from unlabeled.data.options import Progress
-from unlabeled.data.samples import Batch, Skipped
+from unlabeled.data.samples import Batch
 from unlabeled.data.streaming.addresses import ending
 from unlabeled.data.streaming.data import Decoder, Streamed, first_rows, open_shards
 from unlabeled.data.streaming.shards import Content, ShardRows
@@ -159,32 +159,16 @@ class TextDecoder(Decoder):
 class StreamedTexts(Streamed):
     """Texts that are read while training.
 
-    Args:
-        decoder: What reads them.
-        name: What the data is called in reports.
-        workers: Processes that read ahead, 0 for none.
-        max_broken: Largest fraction of the texts that may be unreadable, in 0..1, once 1,000 were read.
-        skipped: What is known to be unreadable.
+    Arguments are those of `Streamed`.
     """
 
     kind = "text"
     unit = "texts"
     group_unit = "documents"
-
-    def __init__(
-        self,
-        decoder: TextDecoder,
-        *,
-        name: str,
-        workers: int,
-        max_broken: float,
-        skipped: Sequence[Skipped] = (),
-    ) -> None:
-        super().__init__(decoder, name=name, workers=workers, max_broken=max_broken, skipped=skipped)
-        self.length: int | None = None
-        """Most tokens that are given out of a text; None where texts are not encoded."""
-        self.overlap: int | None = None
-        """Tokens that a block has in common with the one before; None gives out the start of every text."""
+    length: int | None = None
+    """Most tokens that are given out of a text; None where texts are not encoded."""
+    overlap: int | None = None
+    """Tokens that a block has in common with the one before; None gives out the start of every text."""
 
     @property
     def shape(self) -> dict[str, int]:
