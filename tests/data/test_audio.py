@@ -12,6 +12,7 @@ import torch
 from unlabeled.data import kind_of, open_data, open_splits
 from unlabeled.data.audio.data import Sounds, from_waveforms
 from unlabeled.data.audio.decode import decode, scale_of
+from unlabeled.data.notes import note
 
 LENGTHS = [5, 9, 1, 7]
 
@@ -274,6 +275,18 @@ def test_more_samples_than_any_recording_has_are_refused(write, tmp_path, monkey
         ValueError, match="unpacks to more than 262144 samples, too many for a file of its size"
     ):
         decode(tmp_path / "sounds" / "a.flac")
+
+
+@pytest.mark.parametrize(
+    ("right", "silent"), [(-1.0, True), (-0.9, True), (0.0, False), (1.0, False), (None, False)]
+)
+def test_channels_that_cancel_each_other_are_mentioned(write, tmp_path, caplog, right, silent) -> None:
+    left = sine(300, 8_000)
+    other = sine(700, 8_000) if right is None else right * left
+    write("a.wav", np.stack([left, other], axis=1))
+    note.cache_clear()
+    decode(tmp_path / "sounds" / "a.wav")
+    assert ("channels of a sound cancel each other" in caplog.text) == silent
 
 
 def encoded(path, codec: str, *, rate: int = 16_000, form: str | None = None, pictures: bool = False) -> None:

@@ -32,6 +32,8 @@ _MOST_TIMES = 8
 _QUIET = 2.0**-9
 _BLOCK = 2**20
 """Samples that are read at a time."""
+_CANCELLED = 0.01
+"""Energy of the mean of the channels, as a fraction of that of the channels, below which they cancel each other."""
 
 
 class Scale(NamedTuple):
@@ -122,6 +124,26 @@ def decode(content: Path | bytes) -> tuple[Tensor, int]:
     return sound, rate
 
 
+class _Downmix:
+    """The mean of the channels, piece by piece, and whether they cancel each other, as in stereo of inverted phase."""
+
+    def __init__(self) -> None:
+        self.channels, self.mean = 0.0, 0.0
+
+    def __call__(self, piece: np.ndarray) -> np.ndarray:
+        """From shape (channels, samples) to shape (samples,)."""
+        mean = piece.mean(0)
+        if len(piece) > 1:
+            self.channels += float(np.vdot(piece, piece)) / len(piece)
+            self.mean += float(np.vdot(mean, mean))
+        return mean
+
+    def check(self) -> None:
+        """Say so if they do."""
+        if self.mean < _CANCELLED * self.channels:
+            note("channels of a sound cancel each other: their mean, which is read, is nearly silent")
+
+
 def _size(content: Path | bytes) -> int:
     """Bytes of a sound, refused where it is no regular file: a pipe would never end."""
     if isinstance(content, bytes):
@@ -156,14 +178,16 @@ def _decoded(content: Path | bytes) -> tuple[Tensor, int, int]:
     except soundfile.LibsndfileError as error:
         return _by_ffmpeg(content, most_samples(size), error)
     with file:
-        sound = _joined(_pieces(file), file.frames, most_samples(size) // file.channels)
+        downmix = _Downmix()
+        sound = _joined(map(downmix, _pieces(file)), file.frames, most_samples(size) // file.channels)
+        downmix.check()
         return sound, file.samplerate, file.frames
 
 
 def _pieces(file: Any) -> Iterator[np.ndarray]:
-    """The mean of the channels of a sound, piece by piece, float32."""
+    """The channels of a sound, piece by piece, float32, shape (channels, samples)."""
     while len(piece := file.read(_BLOCK // file.channels, dtype="float32", always_2d=True)):
-        yield piece.mean(1)
+        yield piece.T
 
 
 def _joined(pieces: Iterable[np.ndarray], announced: int, most: int) -> Tensor:
@@ -203,8 +227,11 @@ def _by_ffmpeg(content: Path | bytes, most: int, refusal: Exception) -> tuple[Te
             # Only its type is changed: a mixer would weigh channels.
             planes = av.AudioResampler(format="fltp")
             frames = (part for frame in container.decode(stream) for part in planes.resample(frame))
-            means = (part.to_ndarray().mean(0) for part in frames)
-            return _joined(means, announced, most // channels), rate, announced
+            downmix = _Downmix()
+            means = (downmix(part.to_ndarray()) for part in frames)
+            sound = _joined(means, announced, most // channels)
+            downmix.check()
+            return sound, rate, announced
     except ValueError as error:
         if container is None:
             raise refusal from error
