@@ -1,9 +1,14 @@
 """Kinds of data: told by name or by the endings of files, refused where a method needs another."""
 
+import io
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from unlabeled import pretrain
 from unlabeled.check import UserError
@@ -125,3 +130,39 @@ def test_a_column_that_is_not_there_is_an_error_of_the_user(source: str) -> None
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"open_data has no option lable; did you mean label\?"):
         open_data("digits", lable="x")  # type: ignore[call-arg]
+
+
+def _sound() -> bytes:
+    stream = io.BytesIO()
+    pytest.importorskip("soundfile").write(stream, np.zeros(800), 8000, format="WAV")
+    return stream.getvalue()
+
+
+def _picture() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "png")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(_sound, "audio"), (_picture, "image"), (lambda: "A sentence of some words.", "text")],
+    ids=["sounds", "pictures", "texts"],
+)
+@pytest.mark.parametrize("struct", [True, False])
+def test_columns_tell_what_a_table_holds(content, kind: str, struct: bool, tmp_path: Path) -> None:
+    value = content()
+    cell = {"bytes": value, "path": None} if struct and kind != "text" else value
+    # A transcript or caption beside the sounds or pictures makes no data of texts.
+    pq.write_table(
+        pa.table({"sentence": ["a b", "c d"], "content": [cell, cell]}), tmp_path / "train.parquet"
+    )
+    for name in ("README.md", "dataset_info.json", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    assert kind_of(tmp_path) == kind_of(tmp_path / "train.parquet") == kind
+
+
+def test_a_table_of_numbers_or_of_nonsense_is_taken_for_images_as_before(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 nonsense")
+    assert kind_of(tmp_path / "a.parquet") == kind_of(tmp_path / "b.parquet") == "image"

@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -31,6 +32,8 @@ from unlabeled.data.notes import note
 from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options, refuse_fold, refuse_unknown
 from unlabeled.data.samples import Data
 from unlabeled.data.splits import divide
+from unlabeled.data.tables import ENDINGS as TABLES
+from unlabeled.data.tables import open_table
 
 __all__ = [
     "BUILT_IN",
@@ -252,7 +255,8 @@ def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
 def kind_of(source: Openable) -> str:
     """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images.
 
-    Of tar files the first tells, by the files in it. A table or list of paths of images is one of images.
+    Of tar files the first tells, by the files in it, and of parquet and Arrow files the first, by its columns, where
+    no images, sounds or videos lie beside them. A table or list of paths of images is one of images.
     """
     if isinstance(source, Data):
         return source.kind
@@ -274,7 +278,10 @@ def kind_of(source: Openable) -> str:
         files = _members(shards[0]) if shards else files
     endings = Counter(os.path.splitext(re.sub(_PACKED, "", file))[1].lower() for file in files)
     counts = {kind: sum(endings[ending] for ending in those) for kind, those in _ENDINGS.items()}
-    total, pictures = len(files), sum(endings[ending] for ending in (*SUFFIXES, ".arrow"))
+    total, pictures = len(files), sum(endings[ending] for ending in SUFFIXES)
+    if not pictures + counts["audio"] + counts["video"] and any(endings[ending] for ending in TABLES):
+        return _kind_of_table(next(_tables(path)))
+    pictures += endings[".arrow"]
     if _TEXTS_BESIDE * (pictures + sum(counts.values()) - counts["text"]) >= total:
         total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
     kind, count = max(counts.items(), key=lambda item: item[1])
@@ -286,6 +293,35 @@ def kind_of(source: Openable) -> str:
     ):
         return "audio"
     return kind if 2 * count > total else "image"
+
+
+def _tables(path: Path) -> Iterator[Path]:
+    """A file, or the tables below a folder, in order."""
+    files = [path] if path.is_file() else [walk(path).root / file.path for file in walk(path).files]
+    yield from (file for file in sorted(files) if file.name.lower().endswith(TABLES))
+
+
+def _kind_of_table(path: Path) -> str:
+    """What the columns of a table hold: as `datasets` has noted it, else sounds, pictures or texts by their content."""
+    from unlabeled.data.audio.decode import header
+    from unlabeled.data.image.tables import images_of
+
+    try:
+        table = open_table(path)
+        noted = {feature.get("_type") for feature in table.features.values()}
+        if "Audio" in noted and "Image" not in noted:
+            return "audio"
+        columns = [column for column, kind in table.kinds.items() if kind in ("encoded", "bytes")]
+        for row in islice(table.records(columns) if columns else (), _PEEKED):
+            contents = (value.get("bytes") if isinstance(value, dict) else value for value in row.values())
+            for content in filter(None, contents):
+                with suppress(ValueError):
+                    header(content)
+                    return "audio"
+        images = images_of(table, path.parent, strict=False)
+    except ValueError:  # it is reported when the data are opened
+        return "image"
+    return "image" if images is not None or "text" not in table.kinds.values() else "text"
 
 
 def _members(shard: Path) -> list[str]:
