@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.image import levels, rasters
+from unlabeled.data.image import jpegs, levels, rasters
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.limits import LARGEST, TOO_LARGE
 from unlabeled.data.notes import note
@@ -79,6 +79,8 @@ _LONGEST = 4
 _GAP = 3.0
 """Times the stored size to which far larger images are averaged over blocks before they are resized; Pillow averages
 over whole pixels, so over two at least."""
+_SMALL = 2**20
+"""Bytes below which a JPEG is read at once."""
 _CHUNK = 32
 _STRIP = 2**22
 """Pixels that are worked on at a time where the work takes several times their memory."""
@@ -167,6 +169,8 @@ def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[D
         return _stored(rasters.png(_without_texts(file.read())), store_size)
     if (arrays := rasters.array(file, suffix)) is not None:
         return _stored(arrays, store_size)
+    if head.startswith(_MAGIC[0]) and (image := _plain_jpeg(file, store_size)) is not None:
+        return [image]
     lossy = None
     if rasters.is_raster_tiff(file):
         try:
@@ -187,6 +191,16 @@ def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[D
     if lossy is not None and images[0].pixels.dtype == np.uint8:  # Pillow has thrown half of the bits away
         raise lossy
     return images
+
+
+def _plain_jpeg(file: BinaryIO, store_size: int) -> Decoded | None:
+    """The image of a small file that need not be opened by Pillow; None for others, and the file is at its start."""
+    content = file.read(_SMALL)
+    file.seek(0)
+    image = jpegs.plain(content, 2 * store_size) if len(content) < _SMALL else None
+    if image is None:
+        return None
+    return Decoded(_shrunk(image, store_size), _cut(image.size), (image.height, image.width))
 
 
 def _stored(images: list[rasters.Raster], store_size: int) -> list[Decoded]:
@@ -275,13 +289,14 @@ def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:
         image = image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=_GAP)
     elif box != (0, 0, *image.size):
         image = image.crop(box)
-    pixels = np.array(image)
     if image.mode == "L":
-        return pixels[None]
-    pixels = rearrange(pixels, "height width channels -> channels height width")
-    if image.size != (width, height):  # torch weighs as Pillow does, in a fraction of the time
-        images = torch.from_numpy(pixels)[None]
-        pixels = F.interpolate(images, (height, width), mode="bicubic", antialias=True)[0].numpy()
+        return np.array(image)[None]
+    if image.size == (width, height):
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    pixels = rearrange(np.array(image), "height width channels -> channels height width")
+    # torch weighs as Pillow does, in a fraction of the time
+    images = torch.from_numpy(pixels)[None]
+    pixels = F.interpolate(images, (height, width), mode="bicubic", antialias=True)[0].numpy()
     return np.ascontiguousarray(pixels)
 
 
