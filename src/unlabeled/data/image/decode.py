@@ -62,9 +62,9 @@ SUFFIXES = (
 OPTIONAL = [name for name in ("HEIF", "JXL") if name in _FORMATS]
 OPTIONAL += ["imagecodecs"] if find_spec("imagecodecs") else []
 """Decoders that need not be there but are: which files can be read depends on them."""
-_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _MAGIC = (
-    *(b"\xff\xd8\xff", _PNG, b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(_JPEG, _PNG, b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 )
 """How files begin that are images, whatever they are called."""
@@ -135,9 +135,9 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
         elif isinstance(content, bytes):
             images = _images(BytesIO(content), "", store_size, every)
         else:
-            if not stat.S_ISREG(content.stat().st_mode):  # a pipe would never end
+            if not stat.S_ISREG(os.stat(content).st_mode):  # a pipe would never end
                 raise UserError("not a regular file")
-            with content.open("rb") as file:
+            with open(content, "rb") as file:
                 if os.fstat(file.fileno()).st_size > LARGEST:
                     raise UserError(TOO_LARGE)
                 images = _images(file, content.suffix.lower(), store_size, every)
@@ -146,11 +146,7 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
             if len(sizes) > 1:
                 raise UserError(f"pages that are bands must have one size, got {sizes[:3]}")
             images = [images[0]._replace(pixels=np.concatenate([image.pixels for image in images]))]
-        finite = [(image, *levels.finite(image.pixels)) for image in images]
-        return [
-            image._replace(pixels=pixels, notes=(*image.notes, *([_NOT_FINITE] if replaced else [])))
-            for image, pixels, replaced in finite
-        ]
+        return [_finite(image) for image in images]
     except Image.DecompressionBombError as error:
         raise UserError(f"decompression bomb: {check.reason(error)}") from error
     except UnidentifiedImageError as error:
@@ -159,18 +155,23 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
         raise UserError(check.reason(error)) from error
 
 
+def _finite(image: Decoded) -> Decoded:
+    pixels, replaced = levels.finite(image.pixels)
+    return image._replace(pixels=pixels, notes=(*image.notes, _NOT_FINITE)) if replaced else image
+
+
 def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[Decoded]:
     """The first or every image of a file, by the reader that loses none of its bits and bands."""
     head = file.read(32)
     file.seek(0)
     if not head:
         raise UserError("empty file")
+    if head.startswith(_JPEG) and (image := _plain_jpeg(file, store_size)) is not None:
+        return [image]
     if rasters.is_deep_png(head):
         return _stored(rasters.png(_without_texts(file.read())), store_size)
     if (arrays := rasters.array(file, suffix)) is not None:
         return _stored(arrays, store_size)
-    if head.startswith(_MAGIC[0]) and (image := _plain_jpeg(file, store_size)) is not None:
-        return [image]
     lossy = None
     if rasters.is_raster_tiff(file):
         try:
