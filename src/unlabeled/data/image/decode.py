@@ -293,7 +293,7 @@ def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:
     if image.mode == "L":
         return np.array(image)[None]
     if image.size == (width, height):
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        return np.asarray(image).transpose(2, 0, 1).copy()
     pixels = rearrange(np.array(image), "height width channels -> channels height width")
     # torch weighs as Pillow does, in a fraction of the time
     images = torch.from_numpy(pixels)[None]
