@@ -136,7 +136,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 @pytest.mark.parametrize("content", [BASE, PROGRESSIVE], ids=["baseline", "progressive"])
 @pytest.mark.parametrize("part", [0.3, 0.7, 0.99])
 def test_truncated_files_are_refused(content: bytes, part: float) -> None:
-    with pytest.raises(ValueError, match="(?i)truncated"):
+    with pytest.raises(ValueError, match=r"(?i)truncated"):
         read(content[: int(part * len(content))], 160)
 
 
