@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.image import levels, rasters
+from unlabeled.data.image import jpegs, levels, rasters
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.limits import LARGEST, TOO_LARGE
 from unlabeled.data.notes import note
@@ -62,9 +62,9 @@ SUFFIXES = (
 OPTIONAL = [name for name in ("HEIF", "JXL") if name in _FORMATS]
 OPTIONAL += ["imagecodecs"] if find_spec("imagecodecs") else []
 """Decoders that need not be there but are: which files can be read depends on them."""
-_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _MAGIC = (
-    *(b"\xff\xd8\xff", _PNG, b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(_JPEG, _PNG, b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 )
 """How files begin that are images, whatever they are called."""
@@ -79,6 +79,8 @@ _LONGEST = 4
 _GAP = 3.0
 """Times the stored size to which far larger images are averaged over blocks before they are resized; Pillow averages
 over whole pixels, so over two at least."""
+_SMALL = 2**20
+"""Bytes below which a JPEG is read at once."""
 _CHUNK = 32
 _STRIP = 2**22
 """Pixels that are worked on at a time where the work takes several times their memory."""
@@ -133,9 +135,9 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
         elif isinstance(content, bytes):
             images = _images(BytesIO(content), "", store_size, every)
         else:
-            if not stat.S_ISREG(content.stat().st_mode):  # a pipe would never end
+            if not stat.S_ISREG(os.stat(content).st_mode):  # a pipe would never end
                 raise UserError("not a regular file")
-            with content.open("rb") as file:
+            with open(content, "rb") as file:
                 if os.fstat(file.fileno()).st_size > LARGEST:
                     raise UserError(TOO_LARGE)
                 images = _images(file, content.suffix.lower(), store_size, every)
@@ -144,11 +146,7 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
             if len(sizes) > 1:
                 raise UserError(f"pages that are bands must have one size, got {sizes[:3]}")
             images = [images[0]._replace(pixels=np.concatenate([image.pixels for image in images]))]
-        finite = [(image, *levels.finite(image.pixels)) for image in images]
-        return [
-            image._replace(pixels=pixels, notes=(*image.notes, *([_NOT_FINITE] if replaced else [])))
-            for image, pixels, replaced in finite
-        ]
+        return [_finite(image) for image in images]
     except Image.DecompressionBombError as error:
         raise UserError(f"decompression bomb: {check.reason(error)}") from error
     except UnidentifiedImageError as error:
@@ -157,12 +155,19 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
         raise UserError(check.reason(error)) from error
 
 
+def _finite(image: Decoded) -> Decoded:
+    pixels, replaced = levels.finite(image.pixels)
+    return image._replace(pixels=pixels, notes=(*image.notes, _NOT_FINITE)) if replaced else image
+
+
 def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[Decoded]:
     """The first or every image of a file, by the reader that loses none of its bits and bands."""
     head = file.read(32)
     file.seek(0)
     if not head:
         raise UserError("empty file")
+    if head.startswith(_JPEG) and (image := _plain_jpeg(file, store_size)) is not None:
+        return [image]
     if rasters.is_deep_png(head):
         return _stored(rasters.png(_without_texts(file.read())), store_size)
     if (arrays := rasters.array(file, suffix)) is not None:
@@ -187,6 +192,16 @@ def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[D
     if lossy is not None and images[0].pixels.dtype == np.uint8:  # Pillow has thrown half of the bits away
         raise lossy
     return images
+
+
+def _plain_jpeg(file: BinaryIO, store_size: int) -> Decoded | None:
+    """The image of a small file that need not be opened by Pillow; None for others, and the file is at its start."""
+    content = file.read(_SMALL)
+    file.seek(0)
+    image = jpegs.plain(content, 2 * store_size) if len(content) < _SMALL else None
+    if image is None:
+        return None
+    return Decoded(_shrunk(image, store_size), _cut(image.size), (image.height, image.width))
 
 
 def _stored(images: list[rasters.Raster], store_size: int) -> list[Decoded]:
@@ -275,13 +290,14 @@ def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:
         image = image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=_GAP)
     elif box != (0, 0, *image.size):
         image = image.crop(box)
-    pixels = np.array(image)
     if image.mode == "L":
-        return pixels[None]
-    pixels = rearrange(pixels, "height width channels -> channels height width")
-    if image.size != (width, height):  # torch weighs as Pillow does, in a fraction of the time
-        images = torch.from_numpy(pixels)[None]
-        pixels = F.interpolate(images, (height, width), mode="bicubic", antialias=True)[0].numpy()
+        return np.array(image)[None]
+    if image.size == (width, height):
+        return np.asarray(image).transpose(2, 0, 1).copy()
+    pixels = rearrange(np.array(image), "height width channels -> channels height width")
+    # torch weighs as Pillow does, in a fraction of the time
+    images = torch.from_numpy(pixels)[None]
+    pixels = F.interpolate(images, (height, width), mode="bicubic", antialias=True)[0].numpy()
     return np.ascontiguousarray(pixels)
 
 

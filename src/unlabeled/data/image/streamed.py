@@ -78,9 +78,11 @@ class ImageDecoder(Decoder):
 
     def joined(self, samples: list[np.ndarray]) -> Batch:
         """As `Images.batch`; `size` is left out where all images have one."""
-        sizes = torch.tensor([image.shape[1:] for image in samples])
-        if (sizes == sizes[:1]).all():  # which a worker puts straight into shared memory
+        if (
+            len({image.shape[1:] for image in samples}) == 1
+        ):  # which a worker puts straight into shared memory
             return {"image": default_collate([torch.from_numpy(image) for image in samples])}
+        sizes = torch.tensor([image.shape[1:] for image in samples])
         height, width = sizes.amax(0).tolist()
         pixels = torch.zeros(len(samples), len(samples[0]), height, width, dtype=torch.uint8)
         for place, image in zip(pixels.numpy(), samples):

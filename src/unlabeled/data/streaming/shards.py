@@ -146,8 +146,8 @@ class ShardRows:
                 start = (
                     os.fstat(index.fileno()).st_size - 8 - _PLACE * self._last(index) if self.tables else 0
                 )
-                places = (os.pread(index.fileno(), _PLACE, start + _PLACE * row) for row in rows)
-                spans = [np.frombuffer(place, np.int64).tolist() for place in places]
+                places = b"".join(os.pread(index.fileno(), _PLACE, start + _PLACE * row) for row in rows)
+                spans = np.frombuffer(places, np.int64).reshape(len(rows), 2).tolist()
                 return [os.pread(file.fileno(), size, begin) for begin, size in spans]
 
         return self._locally(shard, read)
