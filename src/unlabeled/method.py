@@ -156,6 +156,8 @@ class Method(nn.Module, Generic[EncoderT]):
         self.encoder = encoder
         self.metrics: dict[str, Tensor] = {}
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
+        self.notes: list[str] = []
+        """Lines that a user must see, such as what a teacher is given."""
         self.chosen: dict[str, Any] = {}
         """Options that were left open until `training_view` saw the data, with what was chosen; a run stores them."""
 

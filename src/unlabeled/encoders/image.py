@@ -1,9 +1,12 @@
 """Encoders of images: from pixels in 0..1 to a vector, named maps and tokens."""
 
+import copy
+import os
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +23,7 @@ from unlabeled.encoders import (
     pixel_gpt,
     split,
     stages,
+    transformers_folder,
 )
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
@@ -228,6 +232,37 @@ class ImageEncoder(Encoder):
         if not self.is_vit:
             raise UserError(f"encoder must be a ViT such as vit-small, got {self.config['name']}")
         return self.trunk.tokens(self.adapt(x), keep, masked)
+
+    def write_transformers(self, folder: str | os.PathLike[str]) -> None:
+        """Write model and image processor as `AutoModel` and `AutoImageProcessor` of transformers read them.
+
+        Raises:
+            ValueError: It is no model of transformers, or more than one that reads images as they are.
+        """
+        if not isinstance(self.trunk, from_transformers.ImageModel):
+            name = self.config["name"]
+            raise UserError(
+                f"encoder must be a model of transformers, got {name}. Take safetensors, timm or onnx"
+            )
+        grey = self.in_channels > self.adapt.out_channels
+        if len(self.neck) or self.adapt.input != "color" or grey:
+            what = (
+                "layers of a head" if len(self.neck) else "colours that are converted to grey" if grey else ""
+            )
+            raise UserError(
+                "encoder must be a model of transformers on images as they are, got one with "
+                f"{what or f'input {self.adapt.input}'}. Take safetensors or onnx"
+            )
+        statistics = self.adapt.mean.tolist(), self.adapt.std.tolist()
+        transformers_folder.write_image_model(Path(folder), self.trunk.model, self.image_size, *statistics)
+
+    def read_transformers(self, folder: str | os.PathLike[str], x: Tensor) -> Tensor:
+        """Features that transformers computes from what `write_transformers` wrote, float, shape (batch, dim)."""
+        images = x.expand(-1, self.adapt.out_channels, -1, -1)
+        reader = copy.copy(self.trunk)
+        reader._modules = dict(reader._modules)
+        reader.model, pixels = transformers_folder.read_image_model(Path(folder), images)
+        return reader(pixels)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Features, float, shape (batch, dim), of all tokens of a ViT as `tokens` gives them."""

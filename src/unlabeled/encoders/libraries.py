@@ -108,6 +108,8 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
         return weights
     if is_library(weights):
         library, _, name = weights.partition(":")
+        if library != "torchvision" and (folder := Path(name).expanduser()).is_dir() and _is_path(name):
+            return replace(find(folder, kind), label=weights)
         if kind not in LIBRARIES[library]:
             raise UserError(f"weights must be of a file or run for encoders of {kind}, got {weights}")
         with fetching(weights):
@@ -126,6 +128,11 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
     if not path.exists() and (named := re.fullmatch(r"([\w-]+):\S+", str(weights))):
         raise UserError(f"weights must be {FORMS}, got {weights}{check.near(named[1], LIBRARIES)}")
     return _file(path, kind)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can be no repository of a hub, which is OWNER/NAME."""
+    return name.startswith((".", "~")) or Path(name).is_absolute() or name.strip("/").count("/") > 1
 
 
 def _file(path: Path, kind: str) -> Pretrained:

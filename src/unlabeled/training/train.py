@@ -407,7 +407,7 @@ def _unread(data: Data) -> str:
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
     """What the user may not expect of this encoder, these images and these batches, a line each."""
-    notes = [adaptation(method, settings), *getattr(method.encoder, "notes", [])]
+    notes = [adaptation(method, settings), *getattr(method.encoder, "notes", []), *method.notes]
     if train.kind == "image" and (channels := train.shape["channels"]) not in (1, 3):
         notes.append(f"{channels} channels: views do not change saturation, hue or gray, which need 3")
     if settings.strategy == "fsdp" and gather.processes() == 1:
