@@ -1,5 +1,6 @@
 """The contract between a method and the loop that trains it."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self
@@ -151,7 +152,10 @@ class Method(nn.Module, Generic[EncoderT]):
         if (needs := self.encoder_needs) is not None:
             value = getattr(encoder, needs.attribute, None)
             if value is None or needs.value not in (None, value):
-                name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
+                config = getattr(encoder, "config", {})
+                name = config.get("name", type(encoder).__name__)
+                if "architecture" in config:
+                    name = f"{json.loads(config['architecture'])['model_type']} of {name}"
                 raise UserError(f"encoder must {needs.rule}, got {name}")
         self.encoder = encoder
         self.metrics: dict[str, Tensor] = {}

@@ -185,7 +185,8 @@ class ImageModel(nn.Module):
         self.options = {"interpolate_pos_encoding": True} if resized else {}
         self.orders = "noise" in inspect.signature(self.model.forward).parameters
         """Whether it orders patches at random, as masked autoencoders do, unless it is given numbers to sort."""
-        self.prefix = 0
+        self.prefix, self.unread = 0, 0
+        """Tokens before the patches, and rows and columns of pixels that fill no patch at the end."""
         like = next(self.model.parameters())
         with torch.no_grad():
             images = torch.zeros(1, channels, image_size, image_size, device=like.device)
@@ -200,6 +201,8 @@ class ImageModel(nn.Module):
             patches = (image_size // patch) ** 2 if isinstance(patch, int) else 0
             side = math.isqrt(states.shape[1])
             self.prefix = states.shape[1] - (patches if 0 < patches <= states.shape[1] else side**2)
+            if 0 < patches == states.shape[1] - self.prefix:
+                self.unread = image_size % patch
         self.dim: int = states.shape[1] if states.ndim == 4 else states.shape[2]
         self.map_dims = {"last": self.dim}
 

@@ -326,6 +326,11 @@ def build(
         raise UserError(f"image_size must suit {name}, got {image_size} ({reason}){hint}")
     encoder = ImageEncoder(adapt, _maker(name, architecture)(adapt.out_channels, image_size), config)
     encoder.extend(*neck)
+    if unread := getattr(encoder.trunk, "unread", 0):
+        encoder.notes.append(
+            f"the last {unread} of {image_size} pixels on a side fill no patch and are not read; image_size "
+            f"{image_size - unread} has none of these"
+        )
     return encoder
 
 
@@ -431,12 +436,21 @@ def sample(encoder: ImageEncoder, data: "Data", count: int = SAMPLE) -> Tensor:
 
 
 def _fixed_channels(name: str, input: Input, channels: int, architecture: str | None) -> int | None:
-    """Channels of a network that is built for one number of them only, where one channel can be repeated for them."""
+    """Channels of a network that is built for one number of them only, where one channel can be repeated for them.
+
+    Raises:
+        ValueError: It takes others than the images have.
+    """
     if architecture is None and not name.startswith(from_torchvision.PREFIX):
         return None
     taken = 3 if architecture is None else from_transformers.channels_of(architecture)
     given = Adapt(input, channels).out_channels
-    return taken if given != taken and (given == 1 or (input, given, taken) == ("color", 3, 1)) else None
+    if given == taken:
+        return None
+    if given == 1 or (input, given, taken) == ("color", 3, 1):
+        return taken
+    able = " or ".join(map(str, sorted({1, taken, 3 if taken == 1 else taken})))
+    raise UserError(f"images must have {able} channels for a network that takes {taken}, got {given}")
 
 
 def require_name(name: str) -> None:

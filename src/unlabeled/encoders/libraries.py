@@ -5,6 +5,7 @@ Nothing that is downloaded or read can execute code: no repository's own code is
 
 import json
 import math
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -108,7 +109,7 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
         return weights
     if is_library(weights):
         library, _, name = weights.partition(":")
-        if library != "torchvision" and (folder := Path(name).expanduser()).is_dir() and _is_path(name):
+        if library != "torchvision" and (folder := _folder(name)) is not None:
             return replace(find(folder, kind), label=weights)
         if kind not in LIBRARIES[library]:
             raise UserError(f"weights must be of a file or run for encoders of {kind}, got {weights}")
@@ -116,6 +117,8 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
             return {"timm": _timm, "torchvision": _torchvision, "hf": _hub}[library](weights, name, kind)
     if hub.is_address(weights):
         return replace(find(hub.download(weights), kind), weights=weights, label=weights)
+    if not isinstance(weights, str | os.PathLike):
+        raise UserError(f"weights must be {FORMS}, got {weights!r}, a {type(weights).__name__}")
     path = Path(weights)
     if path.is_dir():
         run, config = path / "encoder.safetensors", path / "config.json"
@@ -130,9 +133,11 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
     return _file(path, kind)
 
 
-def _is_path(name: str) -> bool:
-    """Whether a name can be no repository of a hub, which is OWNER/NAME."""
-    return name.startswith((".", "~")) or Path(name).is_absolute() or name.strip("/").count("/") > 1
+def _folder(name: str) -> Path | None:
+    """The folder that a name says; None for one that may be of a repository of a hub, which is OWNER/NAME."""
+    folder = Path(name).expanduser()
+    path = name.startswith((".", "~")) or folder.is_absolute()
+    return folder if path or (name.count("/") > 1 and folder.is_dir()) else None
 
 
 def _file(path: Path, kind: str) -> Pretrained:
@@ -382,6 +387,11 @@ def _tokenizer(source: str, content: str) -> dict[str, Any]:
         raise UserError(
             f"weights must come with a tokenizer of the tokenizers library, got {source} ({check.reason(error)})"
         ) from error
+    # Without files transformers makes a tokenizer that knows special tokens only: all words would be unknown.
+    if not {*fast.get_vocab()} - {*tokenizer.all_special_tokens}:
+        raise UserError(
+            f"weights must come with a tokenizer, such as tokenizer.json, got {source} without one"
+        )
     fast.no_truncation()
     fast.no_padding()
     if from_transformers.is_causal(content):

@@ -91,7 +91,8 @@ def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
     if source and file.is_file():
         teacher = encoders.load(file)
     elif source and (PUBLIC.match(str(source)) or (folder / "config.json").is_file()):
-        teacher = encoders.pretrained(source)
+        channels = 3 if encoder.in_channels == 1 else encoder.in_channels  # most are of colours
+        teacher = encoders.pretrained(source, in_channels=channels)
     else:
         raise UserError(f"teacher must be {FORMS}, or {START}, got {source or 'none'}")
     channels, taken = getattr(teacher, "in_channels", None), encoder.in_channels
