@@ -230,13 +230,16 @@ def text_folder(kind: str, folder: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
     names = {
         "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-        "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        **{key: ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] for key in ("roberta", "mpnet")},
     }
     special = names.get(kind, ["<end>"])
     words = [*special, *sorted({word for text in TEXTS for word in text.split()})]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token=special[-1]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    roles = {"bert": ("pad", "unk", "cls", "sep", "mask"), "roberta": ("cls", "pad", "sep", "unk", "mask")}
+    roles = {
+        "bert": ("pad", "unk", "cls", "sep", "mask"),
+        **dict.fromkeys(("roberta", "mpnet"), ("cls", "pad", "sep", "unk", "mask")),
+    }
     tokens = {f"{role}_token": word for role, word in zip(roles.get(kind, ("bos",)), special)}
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **tokens)
     fast.save_pretrained(folder)
@@ -251,17 +254,20 @@ def text_folder(kind: str, folder: Path) -> tuple[Any, Any]:
             **about, max_position_embeddings=18, pad_token_id=1, type_vocab_size=1
         )
         model = transformers.RobertaForMaskedLM(config)
+    elif kind == "mpnet":
+        config = transformers.MPNetConfig(**about, max_position_embeddings=18, pad_token_id=1)
+        model = transformers.MPNetForMaskedLM(config)
     else:
         model = transformers.BertForMaskedLM(transformers.BertConfig(**about, max_position_embeddings=16))
     model.save_pretrained(folder)
     return model.base_model.eval(), fast
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "gpt2"])
 def test_a_network_for_texts_is_built_with_its_tokenizer(kind: str, tmp_path: Path) -> None:
     model, tokenizer = text_folder(kind, tmp_path)
     encoder: Any = encoders.pretrained(tmp_path, "text").eval()
-    assert encoder.length == {"bert": 16, "roberta": 16, "gpt2": 32}[kind]
+    assert encoder.length == {"gpt2": 32}.get(kind, 16)
     features = read(lambda batch: of_encoder(encoder)(batch, None), encoder.evaluation_view(Texts(TEXTS)))
     first, last = (["<end>"], []) if kind == "gpt2" else ([tokenizer.cls_token], [tokenizer.sep_token])
     for text, vector in zip(TEXTS, features, strict=True):

@@ -66,10 +66,16 @@ def test_merged_weights_give_the_same_features() -> None:
 
 def test_a_run_moves_linear_layers_by_that_rank_only_and_resumes_bit_by_bit(tmp_path: Path) -> None:
     weights = start(tmp_path)
-    settings = SETTINGS | {"weights": weights, "lora": 2, "steps": 6, "head_warmup": 0.4, "encoder_rate": 1.0}
+    settings = SETTINGS | {
+        "weights": weights,
+        "lora": 2,
+        "steps": 4,
+        "head_warmup": 0.25,
+        "encoder_rate": 1.0,
+    }
 
     def stop(step: int) -> None:
-        if step == 4:
+        if step == 2:
             raise KeyboardInterrupt
 
     # Its teacher is a copy of the encoder, made with the products.

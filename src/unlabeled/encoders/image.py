@@ -259,8 +259,7 @@ class ImageEncoder(Encoder):
     def read_transformers(self, folder: str | os.PathLike[str], x: Tensor) -> Tensor:
         """Features that transformers computes from what `write_transformers` wrote, float, shape (batch, dim)."""
         images = x.expand(-1, self.adapt.out_channels, -1, -1)
-        reader = copy.copy(self.trunk)
-        reader._modules = dict(reader._modules)
+        reader = copy.deepcopy(self.trunk)
         reader.model, pixels = transformers_folder.read_image_model(Path(folder), images)
         return reader(pixels)
 

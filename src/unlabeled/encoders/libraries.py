@@ -38,6 +38,8 @@ LARGEST = 4_096
 """Largest image side in pixels that a config may ask for; more is a mistake."""
 FOLLOWED = {"num_classes", "in_chans", "img_size", "dynamic_img_size"}
 """Arguments of a network of timm in a config.json that the shapes of its weights tell, too."""
+AFTER_PADDING = ("camembert", "data2vec-text", "ibert", "mpnet")
+"""Networks that number positions from that of the padding on, as all of RoBERTa's kind do."""
 LENGTH = 512
 """Most tokens that are read at once, as longer texts cost much."""
 
@@ -110,6 +112,8 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
     if is_library(weights):
         library, _, name = weights.partition(":")
         if library != "torchvision" and (folder := _folder(name)) is not None:
+            if not folder.exists():
+                raise UserError(f"weights must be a file or folder that exists, got {weights}")
             return replace(find(folder, kind), label=weights)
         if kind not in LIBRARIES[library]:
             raise UserError(f"weights must be of a file or run for encoders of {kind}, got {weights}")
@@ -408,7 +412,7 @@ def _tokenizer(source: str, content: str) -> dict[str, Any]:
     special = {name: token for name, token in special.items() if token is not None}
     config = from_transformers.configuration(content)
     positions = getattr(config, "max_position_embeddings", None) or LENGTH
-    if "roberta" in config.model_type:  # its positions are numbered after that of the padding
+    if "roberta" in config.model_type or config.model_type in AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
     length = min(positions, tokenizer.model_max_length, LENGTH)
     return {"tokenizer": fast.to_str(), "special": special, "length": length}
