@@ -147,7 +147,7 @@ def test_networks_of_images_that_transformers_cannot_carry_are_refused(tmp_path:
     ):
         unlabeled.export(encoder, tmp_path / "out", format="transformers")
     with pytest.raises(UserError, match=r"model of transformers, got conv4\. Take safetensors, timm or onnx"):
-        unlabeled.export(encoders.build("conv4"), tmp_path / "out", format="transformers")
+        unlabeled.export(encoders.build("conv4"), tmp_path / "new" / "out", format="transformers")
     assert [file.name for file in tmp_path.iterdir()] == ["start"]
 
 

@@ -72,8 +72,10 @@ def export(
     out, encoder = Path(out), _encoder(source)
     check_format(encoder, out, format, encoder.spec if isinstance(encoder, encoders.Readout) else None)
     inputs = encoder.inputs(proof.example(encoder))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
+    existing = next(
+        parent for parent in out.absolute().parents if parent.exists()
+    )  # no folder for what is refused
+    with tempfile.TemporaryDirectory(dir=existing, prefix=".export-") as folder, torch.no_grad():
         path = Path(folder) / out.name
         expected = encoder(inputs)
         features, note = FORMATS[format].write(encoder, inputs, path)
@@ -82,6 +84,7 @@ def export(
             raise UserError(
                 f"features must agree to {tolerance} in {format}, got a difference of {worst:.2g}"
             )
+        out.parent.mkdir(parents=True, exist_ok=True)
         _move(path, out)
     usage = FORMATS[format].usage.format(out)
     if format == "safetensors" and _is_own(encoder):
