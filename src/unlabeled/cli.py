@@ -1150,8 +1150,8 @@ def export(
     Args:
         out: File to write; a folder for timm and transformers.
         format: safetensors, for every encoder; onnx, for encoders of images, text and sound; timm, for images and
-            networks of timm, such as resnet18 and vit-small; transformers, for text (bert and gpt) and sound
-            (wav2vec2); word2vec, for word vectors (lsa, skipgram, cbow).
+            networks of timm, such as resnet18 and vit-small; transformers, for text (bert and gpt), sound (wav2vec2)
+            and networks that came from transformers as weights; word2vec, for word vectors (lsa, skipgram, cbow).
         data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
     from unlabeled.evaluation import readouts

@@ -25,6 +25,7 @@ OPTIONAL = {
     "pillow-jxl-plugin": ("images in JPEG XL", "pillow-jxl-plugin"),
     "s3fs": ("pretrain --stream of s3:// addresses", "unlabeled[s3]"),
     "faiss-cpu": ("curate above a million samples", "unlabeled[faiss]"),
+    "peft": ("pretrain and adapt --lora", "unlabeled[lora]"),
     "vizdoom": ("record", "unlabeled[embodied]"),
     "tensorboard": ("pretrain --track tensorboard", "tensorboard"),
     "wandb": ("pretrain --track wandb", "wandb"),

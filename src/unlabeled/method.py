@@ -1,5 +1,6 @@
 """The contract between a method and the loop that trains it."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self
@@ -151,11 +152,16 @@ class Method(nn.Module, Generic[EncoderT]):
         if (needs := self.encoder_needs) is not None:
             value = getattr(encoder, needs.attribute, None)
             if value is None or needs.value not in (None, value):
-                name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
+                config = getattr(encoder, "config", {})
+                name = config.get("name", type(encoder).__name__)
+                if "architecture" in config:
+                    name = f"{json.loads(config['architecture'])['model_type']} of {name}"
                 raise UserError(f"encoder must {needs.rule}, got {name}")
         self.encoder = encoder
         self.metrics: dict[str, Tensor] = {}
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
+        self.notes: list[str] = []
+        """Lines that a user must see, such as what a teacher is given."""
         self.chosen: dict[str, Any] = {}
         """Options that were left open until `training_view` saw the data, with what was chosen; a run stores them."""
 

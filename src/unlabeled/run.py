@@ -305,6 +305,7 @@ class Run:
     def method(self) -> "Method":
         """The whole method, heads and teachers included, in evaluation mode; for pictures."""
         from unlabeled import methods
+        from unlabeled.encoders import lora
         from unlabeled.encoders.readout import bare
 
         name = self.config["method"]
@@ -316,7 +317,8 @@ class Run:
             )
         method = methods.load(name)(copy.deepcopy(bare(self.encoder)), **self.config.get("options", {}))
         state, _ = read_checkpoint(self.path / CHECKPOINT)
-        load_state(method, state["method"])
+        own = state["method"]
+        load_state(method, lora.merged(own) if self.config.get("settings", {}).get("lora") else own)
         return method.eval()
 
 

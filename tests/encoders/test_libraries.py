@@ -95,6 +95,62 @@ def test_public_weights_teach_a_small_network_at_their_own_size(vit: Any) -> Non
     torch.testing.assert_close(method.teacher_features(IMAGES), vit((images - 0.5) / 0.5), atol=1e-5, rtol=0)
 
 
+def test_a_folder_of_transformers_teaches_grey_images_at_its_own_size(tmp_path: Path) -> None:
+    model = tiny("dinov2").eval()
+    model.save_pretrained(tmp_path)
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    transformers.BitImageProcessor(image_mean=mean, image_std=std, crop_size=32).save_pretrained(tmp_path)
+    student = encoders.build("conv4", image_size=16, in_channels=1)
+    for name in (str(tmp_path), f"hf:{tmp_path}"):
+        method = Distillation(student, teacher=name)
+        images = IMAGES[:, :1, :16, :16]
+        shown = torch.nn.functional.interpolate(images, 32, mode="bilinear", antialias=True)
+        x = (shown - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        expected = model.base_model(pixel_values=x).last_hidden_state[:, 0]
+        torch.testing.assert_close(method.teacher_features(images), expected, atol=1e-5, rtol=0)
+        assert method.notes == [
+            f"the teacher {name} sees views of 32 pixels, resized from 16; grey repeated in 3 channels; normalised by "
+            "mean 0.4, 0.5, 0.6 and deviation 0.2, 0.3, 0.4"
+        ]
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "convnext", "vit_mae"])
+def test_transformers_reads_images_as_we_do_from_an_exported_folder_alone(kind: str, tmp_path: Path) -> None:
+    tiny(kind).save_pretrained(tmp_path / "start")
+    size = 64 if kind == "convnext" else 48  # other than the 32 pixels of the positions
+    encoder: Any = encoders.build("transformers", weights=tmp_path / "start", image_size=size, in_channels=1)
+    encoder.eval().adapt.set_statistics([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    result = unlabeled.export(encoder, tmp_path / "out", format="transformers")
+    assert result.difference < 1e-5 and result.note.startswith("its features are model(pixel_values=x")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    images = (IMAGES[:, :1, :size, :size] * 255).round().to(torch.uint8)
+    pictures = [torchvision.transforms.functional.to_pil_image(image) for image in images]
+    x = processor(pictures, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        theirs = eval(result.note.removeprefix("its features are "), {"model": model, "x": x})
+        torch.testing.assert_close(theirs, encoder(images / 255), atol=1e-4, rtol=1e-4)
+    again: Any = encoders.pretrained(tmp_path / "out", in_channels=1).eval()
+    torch.testing.assert_close(again(images / 255), encoder(images / 255), atol=1e-5, rtol=1e-5)
+
+
+def test_networks_of_images_that_transformers_cannot_carry_are_refused(tmp_path: Path) -> None:
+    tiny("dinov2").save_pretrained(tmp_path / "start")
+    encoder: Any = encoders.build("transformers", weights=tmp_path / "start", image_size=32)
+    with pytest.raises(
+        UserError, match=r"model that timm has, got transformers .*\. Take transformers, safetensors"
+    ):
+        unlabeled.export(encoder, tmp_path / "out", format="timm")
+    encoder.extend(8)
+    with pytest.raises(
+        UserError, match=r"on images as they are, got one with layers of a head\. Take safetensors"
+    ):
+        unlabeled.export(encoder, tmp_path / "out", format="transformers")
+    with pytest.raises(UserError, match=r"model of transformers, got conv4\. Take safetensors, timm or onnx"):
+        unlabeled.export(encoders.build("conv4"), tmp_path / "new" / "out", format="transformers")
+    assert [file.name for file in tmp_path.iterdir()] == ["start"]
+
+
 def test_a_folder_of_timm_is_read_by_its_config(tmp_path: Path) -> None:
     encoder: Any = encoders.build("test_vit", image_size=64).eval()
     unlabeled.export(encoder, tmp_path / "folder", format="timm")
@@ -174,13 +230,16 @@ def text_folder(kind: str, folder: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
     names = {
         "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-        "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        **{key: ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] for key in ("roberta", "mpnet")},
     }
     special = names.get(kind, ["<end>"])
     words = [*special, *sorted({word for text in TEXTS for word in text.split()})]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token=special[-1]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    roles = {"bert": ("pad", "unk", "cls", "sep", "mask"), "roberta": ("cls", "pad", "sep", "unk", "mask")}
+    roles = {
+        "bert": ("pad", "unk", "cls", "sep", "mask"),
+        **dict.fromkeys(("roberta", "mpnet"), ("cls", "pad", "sep", "unk", "mask")),
+    }
     tokens = {f"{role}_token": word for role, word in zip(roles.get(kind, ("bos",)), special)}
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **tokens)
     fast.save_pretrained(folder)
@@ -195,17 +254,20 @@ def text_folder(kind: str, folder: Path) -> tuple[Any, Any]:
             **about, max_position_embeddings=18, pad_token_id=1, type_vocab_size=1
         )
         model = transformers.RobertaForMaskedLM(config)
+    elif kind == "mpnet":
+        config = transformers.MPNetConfig(**about, max_position_embeddings=18, pad_token_id=1)
+        model = transformers.MPNetForMaskedLM(config)
     else:
         model = transformers.BertForMaskedLM(transformers.BertConfig(**about, max_position_embeddings=16))
     model.save_pretrained(folder)
     return model.base_model.eval(), fast
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "gpt2"])
 def test_a_network_for_texts_is_built_with_its_tokenizer(kind: str, tmp_path: Path) -> None:
     model, tokenizer = text_folder(kind, tmp_path)
     encoder: Any = encoders.pretrained(tmp_path, "text").eval()
-    assert encoder.length == {"bert": 16, "roberta": 16, "gpt2": 32}[kind]
+    assert encoder.length == {"gpt2": 32}.get(kind, 16)
     features = read(lambda batch: of_encoder(encoder)(batch, None), encoder.evaluation_view(Texts(TEXTS)))
     first, last = (["<end>"], []) if kind == "gpt2" else ([tokenizer.cls_token], [tokenizer.sep_token])
     for text, vector in zip(TEXTS, features, strict=True):
@@ -231,8 +293,8 @@ def test_texts_train_on_with_the_names_that_a_tokenizer_has_for_its_special_toke
     assert run.encoder.special("[MASK]") == 4 and run.encoder.special("[CLS]") == 0  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "stable"])
-def test_a_network_for_sounds_is_built_with_its_weights(kind: str, tmp_path: Path) -> None:
+def sound_folder(kind: str, folder: Path) -> tuple[Any, Any]:
+    """A network for sounds with its feature extractor, as transformers saves them."""
     torch.manual_seed(0)
     about: dict[str, Any] = {
         "hidden_size": 16,
@@ -247,10 +309,16 @@ def test_a_network_for_sounds_is_built_with_its_weights(kind: str, tmp_path: Pat
     else:
         about |= {"do_stable_layer_norm": True, "feat_extract_norm": "layer"} if kind == "stable" else {}
         model = transformers.HubertModel(transformers.HubertConfig(**about))
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(folder)
     normalize = kind != "stable"
     extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=normalize)
-    extractor.save_pretrained(tmp_path)
+    extractor.save_pretrained(folder)
+    return model.base_model.eval(), extractor
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "stable"])
+def test_a_network_for_sounds_is_built_with_its_weights(kind: str, tmp_path: Path) -> None:
+    model, extractor = sound_folder(kind, tmp_path)
     encoder: Any = encoders.pretrained(tmp_path, "audio").eval()
     assert encoder.sample_rate == 8000 and ("head lm_head" in encoder.notes[0]) == (kind == "wav2vec2")
     lengths, waveform = torch.tensor([700, 900]), torch.rand(2, 900) - 0.3
@@ -258,10 +326,60 @@ def test_a_network_for_sounds_is_built_with_its_weights(kind: str, tmp_path: Pat
     features = encoder((waveform, lengths))
     for sound, length, vector in zip(waveform, lengths.tolist(), features, strict=True):
         x = extractor(sound[:length].numpy(), sampling_rate=8000, return_tensors="pt")["input_values"]
-        expected = model.base_model.eval()(x).last_hidden_state.mean(1)[0]
+        expected = model(x).last_hidden_state.mean(1)[0]
         torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
     encoder.save(tmp_path / "e.safetensors")
     assert torch.equal(encoders.load(tmp_path / "e.safetensors").eval()((waveform, lengths)), features)
+
+
+def onnx_of(folder: Path, kind: str) -> Any:
+    """A session of onnxruntime for the network of a folder."""
+    runtime = pytest.importorskip("onnxruntime")
+    path = unlabeled.export(encoders.pretrained(f"hf:{folder}", kind), folder / "x.onnx", format="onnx").path
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda **given: torch.from_numpy(session.run(None, {k: v.numpy() for k, v in given.items()})[0])
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
+def test_onnx_reads_padded_texts_as_transformers_reads_each_alone(kind: str, tmp_path: Path) -> None:
+    model, _ = text_folder(kind, tmp_path)
+    run = onnx_of(tmp_path, "text")
+    for lengths in ([7, 2, 5, 1], [16], [3, 16]):
+        ids = torch.randint(2, 12, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(1))
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        features = run(input_ids=ids.where(mask, 0), attention_mask=mask.long())
+        for row, length, vector in zip(ids, lengths, features, strict=True):
+            expected = model(input_ids=row[None, :length]).last_hidden_state.mean(1)[0]
+            torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("kind", ["hubert", "stable"])
+def test_onnx_hears_sounds_as_transformers_hears_each_alone(kind: str, tmp_path: Path) -> None:
+    model, extractor = sound_folder(kind, tmp_path)
+    run = onnx_of(tmp_path, "audio")
+    for lengths in ([900, 900], [1700], *([[700, 900, 2100]] if kind == "stable" else [])):
+        noise = torch.rand(len(lengths), max(lengths), generator=torch.Generator().manual_seed(1)) - 0.3
+        waveform = noise * (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])
+        given = {"waveform": waveform} | ({"length": torch.tensor(lengths)} if kind == "stable" else {})
+        for sound, length, vector in zip(waveform, lengths, run(**given), strict=True):
+            x = extractor(sound[:length].numpy(), sampling_rate=8000, return_tensors="pt")["input_values"]
+            expected = model(x).last_hidden_state.mean(1)[0]
+            torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("kind", ["dinov2", "convnext"])
+def test_onnx_sees_images_as_transformers_sees_them(kind: str, tmp_path: Path) -> None:
+    model = tiny(kind).eval()
+    model.save_pretrained(tmp_path)
+    run = onnx_of(tmp_path, "image")
+    for shape in ((1, 3, 32, 32), (4, 3, 32, 32), (2, 3, 64, 64), (2, 3, 64, 96)):
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        output = model.base_model(pixel_values=(images - 0.5) / 0.5)
+        vectors = output.pooler_output if kind == "convnext" else output.last_hidden_state[:, 0]
+        torch.testing.assert_close(run(images=images), vectors, atol=1e-5, rtol=1e-5)
 
 
 def test_a_run_starts_from_a_library_and_resumes_without_it(
@@ -310,6 +428,8 @@ def test_weights_out_of_reach_cost_one_line(hub: Path) -> None:
         ("torchvision:resnet18.V9", "image", "weights of resnet18 must be one of IMAGENET1K_V1, got V9"),
         ("timn:resnet18", "image", "weights must be timm:NAME, .* got timn:resnet18; did you mean timm"),
         ("{}", "image", "weights must be timm:NAME, .* got the folder .* without config.json"),
+        ("hf:{}", "image", "weights must be timm:NAME, .* got the folder .* without config.json"),
+        ("timm:{}/x", "text", "weights must be a file or folder that exists, got .*/x"),
     ],
 )
 def test_bad_names_are_refused_in_one_line(weights: str, kind: str, message: str, tmp_path: Path) -> None:
@@ -327,6 +447,42 @@ def test_networks_of_other_data_and_a_second_network_are_refused(tmp_path: Path)
         encoders.build("resnet18", image_size=72, weights=tmp_path)
     with pytest.raises(ValueError, match="encoder transformers must come with weights"):
         encoders.build("transformers")
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_texts_without_a_tokenizer_are_refused_instead_of_being_unknown(kind: str, tmp_path: Path) -> None:
+    text_folder(kind, tmp_path)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(
+        UserError, match=r"weights must come with a tokenizer, such as tokenizer\.json, got .* without one"
+    ):
+        encoders.pretrained(tmp_path, "text")
+
+
+def test_channels_that_weights_do_not_take_are_named(tmp_path: Path) -> None:
+    tiny("dinov2").save_pretrained(tmp_path / "transformers")
+    with pytest.raises(UserError, match="images must have 1 or 3 channels for a network that takes 3, got 5"):
+        encoders.pretrained(tmp_path / "transformers", in_channels=5)
+    network: Any = encoders.build("test_resnet", image_size=32)
+    save_file(network.trunk.model.state_dict(), tmp_path / "x.safetensors")
+    with pytest.raises(
+        UserError, match=r"must take the 5 channels of color .* got x\.safetensors, which take 3"
+    ):
+        encoders.build("test_resnet", image_size=32, in_channels=5, weights=tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"weights must be timm:NAME, .*, got 5, a int"):
+        libraries.find(5)
+
+
+def test_pixels_that_fill_no_patch_are_counted(tmp_path: Path) -> None:
+    tiny("dinov2").save_pretrained(tmp_path)
+    encoder: Any = encoders.pretrained(tmp_path, image_size=39).eval()
+    assert any(note.startswith("the last 7 of 39 pixels on a side fill no patch") for note in encoder.notes)
+    images = torch.rand(1, 3, 39, 39)
+    changed = images.clone()
+    changed[:, :, 32:], changed[:, :, :, 32:] = 0, 0
+    assert torch.equal(encoder(images), encoder(changed))
+    assert not any("fill no patch" in note for note in encoders.pretrained(tmp_path, image_size=32).notes)
 
 
 class Command:

@@ -172,11 +172,31 @@ def test_a_teacher_must_be_given(teacher: str | None, message: str) -> None:
     assert str(refused.value) == message
 
 
-def test_a_teacher_must_read_images_with_the_same_channels(tmp_path: Path) -> None:
+def test_a_teacher_must_read_images_with_as_many_bands(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="teacher must be an encoder of images with 3 channels, got one with 1"
+        ValueError, match="teacher must be an encoder of images with 3 channels, got one with 5"
     ):
-        build(teacher=str(saved(tmp_path, in_channels=1)))
+        build(teacher=str(saved(tmp_path, in_channels=5)))
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_a_teacher_of_colours_sees_grey_in_every_channel_and_one_of_grey_sees_lightness(
+    grey: bool, tmp_path: Path
+) -> None:
+    path = saved(tmp_path, in_channels=3 if grey else 1, image_size=24)
+    student = encoders.build("conv4", image_size=16, in_channels=1 if grey else 3)
+    method, teacher = Distillation(student, teacher=str(path)), encoders.load(path).eval()
+    images = torch.rand(4, 1 if grey else 3, 16, 16)
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    shown = torch.cat([images] * 3, 1) if grey else (images * weights).sum(1, keepdim=True)
+    shown = F.interpolate(shown, 24, mode="bilinear", antialias=True)
+    torch.testing.assert_close(method.teacher_features(images), teacher(shown), atol=1e-5, rtol=1e-5)
+    repeated = "grey repeated in 3 channels" if grey else "colours converted to grey"
+    half, quarter = (", ".join([number] * (3 if grey else 1)) for number in ("0.5", "0.25"))
+    assert method.notes == [
+        f"the teacher {path} sees views of 24 pixels, resized from 16; {repeated}; "
+        f"normalised by mean {half} and deviation {quarter}"
+    ]
 
 
 def test_pictures_show_what_both_find_most_similar() -> None:

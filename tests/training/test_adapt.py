@@ -213,3 +213,12 @@ def test_what_cannot_be_adapted_is_refused_in_one_line(tmp_path: Path) -> None:
         UserError, match="distill_weight must be 0 for PatchDictionary, whose loss has no gradient"
     ):
         unlabeled.pretrain(method, IMAGES, steps=2, distill_weight=1.0, out=tmp_path / "run", **PLAIN)
+
+
+def test_the_last_step_at_least_moves_the_encoder(tmp_path: Path) -> None:
+    start = encoders.build("conv4", image_size=8)
+    start.save(tmp_path / "start.safetensors")
+    settings = PLAIN | {"steps": 2, "head_warmup": 0.99, "lr": 0.1, "weights": tmp_path / "start.safetensors"}
+    run = unlabeled.adapt("simclr", IMAGES, out=tmp_path / "run", **settings)
+    pairs = zip(start.parameters(), run.encoder.parameters(), strict=True)
+    assert any(not torch.equal(before, after) for before, after in pairs)

@@ -344,7 +344,13 @@ def _filled(make: Callable[..., Encoder], source: Pretrained | None) -> Encoder:
         return encoder
     loaded = source.load(getattr(getattr(encoder, "trunk", None), "arguments", {}))
     if isinstance(encoder, ImageEncoder):
-        encoder = _for_channels(make, encoder, stem_channels(_network(encoder), loaded.state))
+        channels = stem_channels(_network(encoder), loaded.state)
+        encoder = _for_channels(make, encoder, channels)
+        if channels not in (None, taken := encoder.adapt.out_channels):
+            raise UserError(
+                f"weights must take the {taken} channels of {encoder.adapt.input} of the images, got {source.label}, "
+                f"which take {channels}"
+            )
     name = encoder.config["name"]
     try:
         matched = match(_network(encoder), loaded.state, name, source.label, loaded.beside)

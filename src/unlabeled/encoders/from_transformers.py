@@ -185,18 +185,24 @@ class ImageModel(nn.Module):
         self.options = {"interpolate_pos_encoding": True} if resized else {}
         self.orders = "noise" in inspect.signature(self.model.forward).parameters
         """Whether it orders patches at random, as masked autoencoders do, unless it is given numbers to sort."""
-        self.prefix = 0
+        self.prefix, self.unread = 0, 0
+        """Tokens before the patches, and rows and columns of pixels that fill no patch at the end."""
         like = next(self.model.parameters())
         with torch.no_grad():
             images = torch.zeros(1, channels, image_size, image_size, device=like.device)
             training = self.model.training
-            states = self._run(images).last_hidden_state
+            output = self._run(images)
+            states = output.last_hidden_state
             self.model.train(training)
+        self.is_map = states.ndim == 4
+        self.pools = self.is_map and getattr(output, "pooler_output", None) is not None
         if states.ndim == 3:  # a class token and registers come before the patches
             patch = getattr(self.model.config, "patch_size", 0) or 1
             patches = (image_size // patch) ** 2 if isinstance(patch, int) else 0
             side = math.isqrt(states.shape[1])
             self.prefix = states.shape[1] - (patches if 0 < patches <= states.shape[1] else side**2)
+            if 0 < patches == states.shape[1] - self.prefix:
+                self.unread = image_size % patch
         self.dim: int = states.shape[1] if states.ndim == 4 else states.shape[2]
         self.map_dims = {"last": self.dim}
 
@@ -215,6 +221,18 @@ class ImageModel(nn.Module):
             pooled = getattr(output, "pooler_output", None)
             return states.mean((2, 3)) if pooled is None else pooled.flatten(1)
         return states[:, 0] if self.prefix else states.mean(1)
+
+    @property
+    def reading(self) -> str:
+        """How the vector is read from what the model itself gives, in Python."""
+        options = "".join(f", {name}={value}" for name, value in self.options.items())
+        if self.pools:
+            place = "pooler_output.flatten(1)"
+        elif self.is_map:
+            place = "last_hidden_state.mean((2, 3))"
+        else:
+            place = f"last_hidden_state{'[:, 0]' if self.prefix else '.mean(1)'}"
+        return f"model(pixel_values=x{options}).{place}"
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """The last layer as a map, float, shape (batch, dim, height, width)."""

@@ -1,9 +1,12 @@
 """Encoders of images: from pixels in 0..1 to a vector, named maps and tokens."""
 
+import copy
+import os
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +23,7 @@ from unlabeled.encoders import (
     pixel_gpt,
     split,
     stages,
+    transformers_folder,
 )
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
@@ -229,6 +233,36 @@ class ImageEncoder(Encoder):
             raise UserError(f"encoder must be a ViT such as vit-small, got {self.config['name']}")
         return self.trunk.tokens(self.adapt(x), keep, masked)
 
+    def write_transformers(self, folder: str | os.PathLike[str]) -> None:
+        """Write model and image processor as `AutoModel` and `AutoImageProcessor` of transformers read them.
+
+        Raises:
+            ValueError: It is no model of transformers, or more than one that reads images as they are.
+        """
+        if not isinstance(self.trunk, from_transformers.ImageModel):
+            name = self.config["name"]
+            raise UserError(
+                f"encoder must be a model of transformers, got {name}. Take safetensors, timm or onnx"
+            )
+        grey = self.in_channels > self.adapt.out_channels
+        if len(self.neck) or self.adapt.input != "color" or grey:
+            what = (
+                "layers of a head" if len(self.neck) else "colours that are converted to grey" if grey else ""
+            )
+            raise UserError(
+                "encoder must be a model of transformers on images as they are, got one with "
+                f"{what or f'input {self.adapt.input}'}. Take safetensors or onnx"
+            )
+        statistics = self.adapt.mean.tolist(), self.adapt.std.tolist()
+        transformers_folder.write_image_model(Path(folder), self.trunk.model, self.image_size, *statistics)
+
+    def read_transformers(self, folder: str | os.PathLike[str], x: Tensor) -> Tensor:
+        """Features that transformers computes from what `write_transformers` wrote, float, shape (batch, dim)."""
+        images = x.expand(-1, self.adapt.out_channels, -1, -1)
+        reader = copy.deepcopy(self.trunk)
+        reader.model, pixels = transformers_folder.read_image_model(Path(folder), images)
+        return reader(pixels)
+
     def pooled(self, tokens: Tensor) -> Tensor:
         """Features, float, shape (batch, dim), of all tokens of a ViT as `tokens` gives them."""
         return self.neck(self.trunk.pool(tokens))
@@ -291,6 +325,11 @@ def build(
         raise UserError(f"image_size must suit {name}, got {image_size} ({reason}){hint}")
     encoder = ImageEncoder(adapt, _maker(name, architecture)(adapt.out_channels, image_size), config)
     encoder.extend(*neck)
+    if unread := getattr(encoder.trunk, "unread", 0):
+        encoder.notes.append(
+            f"the last {unread} of {image_size} pixels on a side fill no patch and are not read; image_size "
+            f"{image_size - unread} has none of these"
+        )
     return encoder
 
 
@@ -396,12 +435,21 @@ def sample(encoder: ImageEncoder, data: "Data", count: int = SAMPLE) -> Tensor:
 
 
 def _fixed_channels(name: str, input: Input, channels: int, architecture: str | None) -> int | None:
-    """Channels of a network that is built for one number of them only, where one channel can be repeated for them."""
+    """Channels of a network that is built for one number of them only, where one channel can be repeated for them.
+
+    Raises:
+        ValueError: It takes others than the images have.
+    """
     if architecture is None and not name.startswith(from_torchvision.PREFIX):
         return None
     taken = 3 if architecture is None else from_transformers.channels_of(architecture)
     given = Adapt(input, channels).out_channels
-    return taken if given != taken and (given == 1 or (input, given, taken) == ("color", 3, 1)) else None
+    if given == taken:
+        return None
+    if given == 1 or (input, given, taken) == ("color", 3, 1):
+        return taken
+    able = " or ".join(map(str, sorted({1, taken, 3 if taken == 1 else taken})))
+    raise UserError(f"images must have {able} channels for a network that takes {taken}, got {given}")
 
 
 def require_name(name: str) -> None:

@@ -5,6 +5,7 @@ Nothing that is downloaded or read can execute code: no repository's own code is
 
 import json
 import math
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -37,6 +38,8 @@ LARGEST = 4_096
 """Largest image side in pixels that a config may ask for; more is a mistake."""
 FOLLOWED = {"num_classes", "in_chans", "img_size", "dynamic_img_size"}
 """Arguments of a network of timm in a config.json that the shapes of its weights tell, too."""
+AFTER_PADDING = ("camembert", "data2vec-text", "ibert", "mpnet")
+"""Networks that number positions from that of the padding on, as all of RoBERTa's kind do."""
 LENGTH = 512
 """Most tokens that are read at once, as longer texts cost much."""
 
@@ -108,12 +111,18 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
         return weights
     if is_library(weights):
         library, _, name = weights.partition(":")
+        if library != "torchvision" and (folder := _folder(name)) is not None:
+            if not folder.exists():
+                raise UserError(f"weights must be a file or folder that exists, got {weights}")
+            return replace(find(folder, kind), label=weights)
         if kind not in LIBRARIES[library]:
             raise UserError(f"weights must be of a file or run for encoders of {kind}, got {weights}")
         with fetching(weights):
             return {"timm": _timm, "torchvision": _torchvision, "hf": _hub}[library](weights, name, kind)
     if hub.is_address(weights):
         return replace(find(hub.download(weights), kind), weights=weights, label=weights)
+    if not isinstance(weights, str | os.PathLike):
+        raise UserError(f"weights must be {FORMS}, got {weights!r}, a {type(weights).__name__}")
     path = Path(weights)
     if path.is_dir():
         run, config = path / "encoder.safetensors", path / "config.json"
@@ -126,6 +135,13 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
     if not path.exists() and (named := re.fullmatch(r"([\w-]+):\S+", str(weights))):
         raise UserError(f"weights must be {FORMS}, got {weights}{check.near(named[1], LIBRARIES)}")
     return _file(path, kind)
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name says; None for one that may be of a repository of a hub, which is OWNER/NAME."""
+    folder = Path(name).expanduser()
+    path = name.startswith((".", "~")) or folder.is_absolute()
+    return folder if path or (name.count("/") > 1 and folder.is_dir()) else None
 
 
 def _file(path: Path, kind: str) -> Pretrained:
@@ -375,6 +391,11 @@ def _tokenizer(source: str, content: str) -> dict[str, Any]:
         raise UserError(
             f"weights must come with a tokenizer of the tokenizers library, got {source} ({check.reason(error)})"
         ) from error
+    # Without files transformers makes a tokenizer that knows special tokens only: all words would be unknown.
+    if not {*fast.get_vocab()} - {*tokenizer.all_special_tokens}:
+        raise UserError(
+            f"weights must come with a tokenizer, such as tokenizer.json, got {source} without one"
+        )
     fast.no_truncation()
     fast.no_padding()
     if from_transformers.is_causal(content):
@@ -391,7 +412,7 @@ def _tokenizer(source: str, content: str) -> dict[str, Any]:
     special = {name: token for name, token in special.items() if token is not None}
     config = from_transformers.configuration(content)
     positions = getattr(config, "max_position_embeddings", None) or LENGTH
-    if "roberta" in config.model_type:  # its positions are numbered after that of the padding
+    if "roberta" in config.model_type or config.model_type in AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
     length = min(positions, tokenizer.model_max_length, LENGTH)
     return {"tokenizer": fast.to_str(), "special": special, "length": length}

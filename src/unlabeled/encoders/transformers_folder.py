@@ -1,6 +1,6 @@
-"""Folders as the transformers library saves a model with its tokenizer or feature extractor, written and read."""
+"""Folders as the transformers library saves a model with its tokenizer, feature extractor or image processor."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,14 @@ from torch import Tensor
 
 from unlabeled.encoders.tokenizer import END, Family
 
-__all__ = ["read_audio_features", "read_text_states", "write_audio_model", "write_text_model"]
+__all__ = [
+    "read_audio_features",
+    "read_image_model",
+    "read_text_states",
+    "write_audio_model",
+    "write_image_model",
+    "write_text_model",
+]
 
 
 def write_text_model(
@@ -112,6 +119,52 @@ def read_audio_features(folder: Path, waveforms: Iterable[Tensor], sample_rate: 
         x = extractor(waveform.cpu().numpy(), sampling_rate=sample_rate, return_tensors="pt")
         features.append(model(x["input_values"]).last_hidden_state.mean(1))
     return torch.cat(features)
+
+
+def write_image_model(
+    folder: Path, model: Any, image_size: int, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Write model and image processor as `AutoModel` and `AutoImageProcessor` of transformers read them.
+
+    Args:
+        folder: Where to write.
+        model: A network for images.
+        image_size: Height and width in pixels of its input; the processor resizes the shorter side and cuts the centre.
+        mean: What is subtracted from each channel of images in 0..1.
+        std: What then divides it.
+    """
+    from transformers import BitImageProcessor
+
+    side = {"height": image_size, "width": image_size}
+    processor = BitImageProcessor(
+        size={"shortest_edge": image_size},
+        crop_size=side,
+        resample=2,  # bilinear
+        image_mean=[*mean],
+        image_std=[*std],
+        do_convert_rgb=len(mean) == 3,
+    )
+    with _quiet():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+
+def read_image_model(folder: Path, images: Tensor) -> tuple[Any, Tensor]:
+    """The model of such a folder, and what it takes of images that need not be resized.
+
+    Args:
+        folder: Where it was written.
+        images: Float, shape (batch, channels, height, width), in 0..1, of the size that the processor gives.
+
+    Returns:
+        The model in evaluation mode, and its input, float, shape (batch, channels, height, width).
+    """
+    from transformers import AutoImageProcessor, AutoModel
+
+    with _quiet():
+        model = AutoModel.from_pretrained(str(folder)).eval()
+        processor = AutoImageProcessor.from_pretrained(str(folder))
+    return model, processor([*images], do_rescale=False, return_tensors="pt")["pixel_values"]
 
 
 @contextmanager

@@ -1,23 +1,51 @@
 """What public weights a run is measured beside, and what that comparison decides.
 
-With data at hand one can train from scratch, continue from public weights, or use these as they are. A run that started
-from weights has continued from them; the control public is the same weights without that training.
+With data at hand one can train on the labels alone, pre-train from scratch without labels, continue from public
+weights, or use these as they are. A run that started from weights has continued from them; the control public is the
+same weights without that training: frozen beside frozen features, fine-tuned beside what is fine-tuned.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from unlabeled.evaluation.verdict import OURS, PUBLIC, Record, column, labels, lead, separate
+from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.tasks import TASKS
+from unlabeled.evaluation.verdict import (
+    OURS,
+    PUBLIC,
+    Column,
+    Record,
+    column,
+    labels,
+    lead,
+    separate,
+)
 from unlabeled.run import Run
 
-__all__ = ["Choice", "Weights", "choices", "decide", "of"]
+__all__ = ["Best", "Choice", "Weights", "choices", "decide", "of"]
 
-Choice = Literal["train from scratch", "continue from these weights", "use these weights as they are"]
+Choice = Literal["train from scratch", "continue from these weights"]
+"""What a run is beside weights: pre-trained from scratch without labels, or from these."""
 SCRATCH: Choice = "train from scratch"
 CONTINUE: Choice = "continue from these weights"
-USE: Choice = "use these weights as they are"
-EARLIER: Mapping[str, Choice] = {"go on from these weights": CONTINUE, "just use these weights": USE}
+EARLIER: Mapping[str, Choice] = {"go on from these weights": CONTINUE}
 """What earlier versions wrote into scores.json."""
+
+Best = Literal["ours", "public", "supervised"]
+"""Whose scores are best: those of the run, of the weights without it, or of training on the same labels alone."""
+FROZEN_PARTS = ("frozen", "head only")
+"""Layers of tasks that train nothing of the encoder."""
+ADVICE: Mapping[tuple[bool, str], str] = {
+    (False, CONTINUE): "continue from these weights without labels, and keep the features frozen",
+    (True, CONTINUE): "continue from these weights without labels, then fine-tune",
+    (False, SCRATCH): "pre-train from scratch without labels, and keep the features frozen",
+    (True, SCRATCH): "pre-train from scratch without labels, then fine-tune",
+    (False, "public"): "use these weights as they are, frozen",
+    (True, "public"): "fine-tune these weights directly, without this run",
+    (False, "supervised"): "train from random weights on the labels alone",
+    (True, "supervised"): "train from random weights on the labels alone",
+}
+"""By whether the encoder is fine-tuned, and by what is best: for the run by what it is beside the weights."""
 
 
 class Weights(NamedTuple):
@@ -52,29 +80,28 @@ def of(run: Any, named: Any) -> Weights:
     return Weights(start, CONTINUE) if named is None or str(named) == start else Weights(named)
 
 
-def decide(rows: Mapping[str, Record], ours: Choice) -> Choice | None:
-    """What the scores of one probe say is best, beyond noise; None where they leave it open.
+def decide(rows: Mapping[str, Record]) -> Best | None:
+    """Whose scores in one column are best, beyond noise; None where they leave it open.
 
     Args:
-        rows: Score records by their features: ours, public, and perhaps supervised, which is trained from scratch too.
-        ours: What ours is.
+        rows: Score records by their features: ours, public, and perhaps supervised.
     """
     ahead = lead(rows[OURS], rows[PUBLIC])
     if (scratch := rows.get("supervised")) is None:
-        return ours if ahead == "ahead" else USE if ahead == "behind" else None
+        return "ours" if ahead == "ahead" else "public" if ahead == "behind" else None
     beside = lead(rows[OURS], scratch)
-    best: list[Choice] = []
+    best: list[Best] = []
     if ahead == beside == "ahead":
-        best.append(ours)
+        best.append("ours")
     if ahead == "behind" and (beside == "ahead" or separate(rows[PUBLIC], scratch)):
-        best.append(USE)
+        best.append("public")
     if beside == "behind" and (ahead == "ahead" or separate(scratch, rows[PUBLIC])):
-        best.append(SCRATCH)
+        best.append("supervised")
     return best[0] if len(best) == 1 else None
 
 
 def choices(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
-    """Lines that say which of the three is best by each probe, and where noise leaves it open.
+    """Lines that say what was compared, what is best by each probe or task, and where noise leaves it open.
 
     Args:
         records: Score records of one evaluation.
@@ -83,17 +110,62 @@ def choices(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
     known = about.get("public") or {}
     ours: Any = known.get("ours")
     ours = EARLIER.get(ours, ours)
-    columns: dict[Any, dict[str, Record]] = {}
-    for record in records:
-        columns.setdefault(column(record), {})[record["features"]] = record
-    judged = {key: rows for key, rows in columns.items() if {OURS, PUBLIC} <= {*rows} and key[1] is None}
+    judged = _judged(records)
     if ours is None or not judged:
         return []
     lines = [f"These weights: {known['weights']}."]
-    decided = {key: decide(rows, ours) for key, rows in judged.items()}
-    for probe in dict.fromkeys(key[0] for key in judged):
-        for choice in (CONTINUE, SCRATCH, USE, None):
-            counts = [key[2] for key, best in decided.items() if key[0] == probe and best == choice]
-            words = choice or "no recommendation, as the difference is within noise,"
-            lines += [f"{probe}: {words} with {labels(counts)}."] if counts else []
+    decided = {key: decide(rows) for key, rows in judged.items()}
+    lacking: list[str] = []
+    for title in dict.fromkeys(map(_title, judged)):
+        own = [key for key in judged if _title(key) == title]
+        tuned = _is_tuned(own[0])
+        scratch = all("supervised" in judged[key] for key in own)
+        lines.append(f"{title} compares {_compared(tuned, scratch)}.")
+        if not scratch and own[0][0] in PROBES:
+            lacking.append(title)
+        for best in ("ours", "supervised", "public", None):
+            counts = [key[2] for key in own if decided[key] == best]
+            words = (
+                ADVICE[tuned, ours if best == "ours" else best] if best else "no recommendation beyond noise"
+            )
+            lines += [f"{title}: {words} with {labels(counts)}."] if counts else []
+    if lacking:
+        lines.append(
+            f"Not compared by {' and '.join(lacking)}: the same network trained from random weights on the labels "
+            "alone; --controls default,supervised adds it."
+        )
     return lines
+
+
+def _judged(records: Sequence[Record]) -> dict[Column, dict[str, Record]]:
+    """Columns with ours and public, of tasks by their first unit: of probes those of the output, not of single maps."""
+    columns: dict[Column, dict[str, Record]] = {}
+    for record in records:
+        columns.setdefault(column(record), {})[record["features"]] = record
+    judged: dict[Column, dict[str, Record]] = {}
+    for key, rows in columns.items():
+        comparable = key[1] is None if key[0] in PROBES else key[0] in TASKS
+        first = all(key[:3] != other[:3] for other in judged)
+        if {OURS, PUBLIC} <= {*rows} and comparable and first:
+            judged[key] = rows
+    return judged
+
+
+def _title(key: Column) -> str:
+    return f"{key[0]} {key[1]}" if key[1] else key[0]
+
+
+def _is_tuned(key: Column) -> bool:
+    """Whether the encoder is trained on labels in a column."""
+    probe, layer = key[:2]
+    return PROBES.load(probe).trains_encoder if probe in PROBES else layer not in FROZEN_PARTS
+
+
+def _compared(tuned: bool, scratch: bool) -> str:
+    """What stands beside each other in a column, in words."""
+    what = (
+        "this run with these weights, both fine-tuned on the same labels"
+        if tuned
+        else "frozen features of this run with those of these weights as they are"
+    )
+    return what + (", and the same network trained on these labels from random weights" if scratch else "")

@@ -24,6 +24,7 @@ HOLD_READOUTS = ("safetensors", "onnx")
 """Formats that hold an encoder with what reads other features from it."""
 NOUNS = {"image": "images", "text": "texts", "words": "word vectors", "audio": "sounds", "video": "videos"}
 TIMM_HINT = "Take safetensors or onnx, or pretrain with --encoder resnet18 --image-size 96"
+OF_TRANSFORMERS = "Take transformers, safetensors or onnx"
 
 
 class Exported(NamedTuple):
@@ -58,9 +59,9 @@ def export(
             in 0..1, tokens or waveforms to features, any number and, where the network allows it, of any size; the
             tokenizer or the sample rate is in its metadata) and `word2vec` (word
             vectors as text), a folder for `timm` (`timm.create_model("local-dir:OUT")`) and `transformers`
-            (`AutoModel.from_pretrained("OUT")`, its tokenizer or feature extractor beside it).
-        format: `safetensors`; for encoders of images `timm`, of images, text and sound `onnx`, for those of text and
-            sound that are models of transformers `transformers`, for word vectors `word2vec`.
+            (`AutoModel.from_pretrained("OUT")`, its tokenizer, feature extractor or image processor beside it).
+        format: `safetensors`; for encoders of images `timm`, of images, text and sound `onnx`, for those of them that
+            are models of transformers `transformers`, for word vectors `word2vec`.
 
     Returns:
         The path, the largest difference of a feature, a note, and how to open it.
@@ -71,8 +72,10 @@ def export(
     out, encoder = Path(out), _encoder(source)
     check_format(encoder, out, format, encoder.spec if isinstance(encoder, encoders.Readout) else None)
     inputs = encoder.inputs(proof.example(encoder))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
+    existing = next(
+        parent for parent in out.absolute().parents if parent.exists()
+    )  # no folder for what is refused
+    with tempfile.TemporaryDirectory(dir=existing, prefix=".export-") as folder, torch.no_grad():
         path = Path(folder) / out.name
         expected = encoder(inputs)
         features, note = FORMATS[format].write(encoder, inputs, path)
@@ -81,6 +84,7 @@ def export(
             raise UserError(
                 f"features must agree to {tolerance} in {format}, got a difference of {worst:.2g}"
             )
+        out.parent.mkdir(parents=True, exist_ok=True)
         _move(path, out)
     usage = FORMATS[format].usage.format(out)
     if format == "safetensors" and _is_own(encoder):
@@ -151,7 +155,9 @@ def _transformers(encoder: Any, inputs: Any, path: Path) -> tuple[Tensor, str]:
         raise UserError(f"encoder must be a model of transformers, got {name}. Take safetensors")
     with proof.quiet():
         encoder.write_transformers(path)
-        return encoder.read_transformers(path, inputs), ""
+        features = encoder.read_transformers(path, inputs)
+    reading = f"its features are {encoder.trunk.reading}" if encoder.kind == "image" else ""
+    return features, reading
 
 
 def _word2vec(encoder: Any, inputs: Any, path: Path) -> tuple[Tensor, str]:
@@ -176,13 +182,15 @@ def _timm(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
 
     if not getattr(encoder.trunk, "standard", False):
         name = f"{encoder.config['name']} for images of {encoder.image_size} pixels"
-        raise UserError(f"encoder must be a model that timm has, got {name}. {TIMM_HINT}")
+        hint = OF_TRANSFORMERS if "architecture" in encoder.config else TIMM_HINT
+        raise UserError(f"encoder must be a model that timm has, got {name}. {hint}")
     if len(encoder.neck):
         raise UserError(
             "encoder must be a model that timm has, got one with layers of a head. Take safetensors or onnx"
         )
-    if encoder.adapt.input != "color":
-        raise UserError(f"input must be color for timm, got {encoder.adapt.input}. Take safetensors or onnx")
+    if encoder.adapt.input != "color" or encoder.in_channels > encoder.adapt.out_channels:
+        converted = "color, as grey" if encoder.adapt.input == "color" else encoder.adapt.input
+        raise UserError(f"input must be color as it is for timm, got {converted}. Take safetensors or onnx")
     path.mkdir()
     config = _timm_config(encoder)
     (path / "config.json").write_text(json.dumps(config, indent=2))
@@ -190,7 +198,9 @@ def _timm(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
     save_file(state, path / "model.safetensors")
     other = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
     mean, std = (torch.tensor(config["pretrained_cfg"][name])[:, None, None] for name in ("mean", "std"))
-    return other((images - mean) / std), ""
+    channels = encoder.adapt.out_channels
+    note = f"it takes {channels} channels, in each of which grey is repeated" if encoder.adapt.notes else ""
+    return other((images - mean) / std), note
 
 
 def _timm_config(encoder: Any) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def _timm_config(encoder: Any) -> dict[str, Any]:
         "num_features": model.num_features,
         "model_args": trunk.arguments,
         "pretrained_cfg": {
-            "input_size": [encoder.in_channels, encoder.image_size, encoder.image_size],
+            "input_size": [encoder.adapt.out_channels, encoder.image_size, encoder.image_size],
             "mean": encoder.adapt.mean.tolist(),
             "std": encoder.adapt.std.tolist(),
             "fixed_input_size": False,
@@ -245,7 +255,7 @@ FORMATS = {
         onnx_graph.write, ".onnx", ("image", "text", "audio"), "onnxruntime.InferenceSession('{}')"
     ),
     "transformers": Format(
-        _transformers, kinds=("text", "audio"), usage="transformers.AutoModel.from_pretrained('{}')"
+        _transformers, kinds=("image", "text", "audio"), usage="transformers.AutoModel.from_pretrained('{}')"
     ),
     "word2vec": Format(
         _word2vec, ".txt", ("words",), "gensim.models.KeyedVectors.load_word2vec_format('{}')"

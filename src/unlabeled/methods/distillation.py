@@ -28,6 +28,8 @@ from unlabeled import encoders
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
+from unlabeled.encoders.adapt import LUMA
+from unlabeled.encoders.readout import bare
 from unlabeled.method import Batch, Method
 from unlabeled.options import Positive, Several, ViewOptions
 from unlabeled.parts.augment import Views
@@ -41,7 +43,10 @@ FILES = ("features.safetensors", "encoder.safetensors")
 """Encoders in a run folder, in order of preference: with the features of the run, or with its plain output."""
 PUBLIC = re.compile(r"(timm|torchvision|hf|hub):.")
 """Names of public weights, as `encoders.pretrained` takes them."""
-FORMS = "a run folder, an encoder file, public weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME or hub:OWNER/NAME"
+FORMS = (
+    "a run folder, an encoder file, public weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME, hub:OWNER/NAME or a "
+    "folder with config.json"
+)
 CHUNK = 256
 """Images in a forward pass of the teacher when the anchors are computed."""
 
@@ -69,7 +74,7 @@ def similarities(vectors: Tensor, anchors: Tensor) -> Tensor:
 
 
 def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
-    """Load the teacher, which must read the same images as the student.
+    """Load the teacher, which must read the same images as the student, or these as grey or as colours.
 
     Args:
         source: Value of the option `teacher`.
@@ -85,17 +90,39 @@ def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
     file = next((folder / name for name in FILES if (folder / name).is_file()), folder)
     if source and file.is_file():
         teacher = encoders.load(file)
-    elif source and PUBLIC.match(str(source)):
-        teacher = encoders.pretrained(source, in_channels=encoder.in_channels)
+    elif source and (PUBLIC.match(str(source)) or (folder / "config.json").is_file()):
+        channels = 3 if encoder.in_channels == 1 else encoder.in_channels  # most are of colours
+        teacher = encoders.pretrained(source, in_channels=channels)
     else:
         raise UserError(f"teacher must be {FORMS}, or {START}, got {source or 'none'}")
-    channels = getattr(teacher, "in_channels", None)
-    if teacher.kind != encoder.kind or channels != encoder.in_channels:
+    channels, taken = getattr(teacher, "in_channels", None), encoder.in_channels
+    if teacher.kind != encoder.kind or (channels != taken and {channels, taken} != {1, 3}):
         kind = f"one of {teacher.kind}" if teacher.kind != encoder.kind else f"one with {channels}"
-        raise UserError(
-            f"teacher must be an encoder of images with {encoder.in_channels} channels, got {kind}"
-        )
+        raise UserError(f"teacher must be an encoder of images with {taken} channels, got {kind}")
     return teacher
+
+
+def described(teacher: Any, source: str, size: int, channels: int) -> str:
+    """What a teacher sees of the views of a student, in one line.
+
+    Args:
+        teacher: The teacher.
+        source: What it is called.
+        size: Height and width of the views in pixels.
+        channels: Channels of the images.
+    """
+    theirs = teacher.image_size
+    resized = f", resized from {size}" if theirs != size else ""
+    parts = [f"the teacher {source} sees views of {theirs} pixels{resized}"]
+    if channels != teacher.in_channels:
+        parts.append("grey repeated in 3 channels" if channels == 1 else "colours converted to grey")
+    adapt = getattr(bare(teacher), "adapt", None)
+    if adapt is not None and adapt.input == "color":
+        mean, std = (
+            ", ".join(f"{number:.3g}" for number in values.tolist()) for values in (adapt.mean, adapt.std)
+        )
+        parts.append(f"normalised by mean {mean} and deviation {std}")
+    return "; ".join(parts)
 
 
 class Distillation(Method[ImageEncoder]):
@@ -104,9 +131,10 @@ class Distillation(Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept, the student: smaller than the teacher, or of the same size for
             self-distillation.
-        teacher: Run folder, encoder file, or public weights such as timm:vit_small_patch16_dinov3.lvd1689m, which read
-            images at their own size; start takes the encoder itself as it is before training, which makes sense if it
-            starts from trained weights. [default: none, so it must be given]
+        teacher: Run folder, encoder file, folder with config.json, or public weights such as
+            timm:vit_small_patch16_dinov3.lvd1689m, all of which see the student's views at their own size and
+            normalisation, as colours or grey as they need; start takes the encoder itself as it is before training,
+            which makes sense if it starts from trained weights. [default: none, so it must be given]
         anchors: Number of images with which all others are compared; at most as many as there are.
         temperature: Softmax temperature over the anchors, of teacher and student; higher gives less similar anchors
             more weight.
@@ -130,6 +158,9 @@ class Distillation(Method[ImageEncoder]):
         super().__init__(encoder)
         self.teacher: Any = load_teacher(teacher, encoder).requires_grad_(False).eval()
         self.most, self.temperature = anchors, temperature
+        if teacher != START:
+            seen = encoder.image_size, encoder.in_channels
+            self.notes.append(described(self.teacher, str(teacher), *seen))
         self.views = Views(encoder.image_size, **self.view_options(views))
         self.head = mlp(encoder.dim, encoder.dim, self.teacher.dim)
         self.register_buffer("mean", torch.zeros(self.teacher.dim))
@@ -156,7 +187,10 @@ class Distillation(Method[ImageEncoder]):
 
     def teacher_features(self, images: Tensor) -> Tensor:
         """Features of the teacher, float, shape (batch, its dim), for images at the student's size."""
-        size = self.teacher.image_size
+        size, channels = self.teacher.image_size, self.teacher.in_channels
+        if images.shape[1] != channels:
+            grey = images.new_tensor(LUMA)[:, None, None]
+            images = images.expand(-1, 3, -1, -1) if channels == 3 else (images * grey).sum(1, keepdim=True)
         if images.shape[3] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return self.teacher(images).float()

@@ -13,6 +13,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.notes import note
 from unlabeled.data.streaming.data import Streamed
+from unlabeled.encoders import lora
 from unlabeled.method import Method
 from unlabeled.parts import gather
 from unlabeled.training import norm, sharding
@@ -52,6 +53,8 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     """
     if sharding.shards(plan.settings):
         sharding.refuse(plan)
+    if plan.settings.lora:
+        _refuse_lora(plan)
     cuda, kind = device.type == "cuda", plan.method.encoder_kind or plan.method.kind
     image_size = train.shape["image_size"] if kind == "image" else None
     some = _at_hand(train)
@@ -64,7 +67,10 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     if isinstance(plan.method, Method):
         method = plan.method
     else:
-        method = plan.method(_encoder(plan, settings, kind, some, stored or source), **plan.options)
+        encoder = _encoder(plan, settings, kind, some, stored or source)
+        if settings.lora:
+            lora.add(encoder, settings.lora, some)
+        method = plan.method(encoder, **plan.options)
     encoders.refuse_fixed(method.encoder)
     config = getattr(method.encoder, "config", {})
     if levels := getattr(train, "levels", None):  # what is read for this encoder later is mapped alike
@@ -117,6 +123,17 @@ def _encoder(
         exact=("image_size" in plan.request) if kind == "image" else None,
         input=None if color == "color" else color,
     )
+
+
+def _refuse_lora(plan: Plan) -> None:
+    """Refuse low-rank adaptation of what is not trained before, or was built beforehand."""
+    rank = plan.settings.lora
+    if isinstance(plan.method, Method):
+        raise UserError(f"lora must be left out for a method that is brought with its encoder, got {rank}")
+    if plan.settings.weights is None and plan.network is None:
+        raise UserError(f"lora must be left out without weights, as random ones would stay, got {rank}")
+    if sharding.shards(plan.settings):
+        raise UserError(f"strategy must be ddp with lora {rank}, got fsdp")
 
 
 def _prepare(method: Method, samples: Data, seed: int) -> None:

@@ -16,6 +16,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.streaming.data import Streamed
 from unlabeled.data.streaming.order import WINDOW, EpochOrder
+from unlabeled.encoders import lora
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.run import load_state
@@ -77,7 +78,8 @@ class Loop:
         self.optimizer = optimizers.make(method, settings)  # of the weights as they lie now
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         heads = any(group["heads"] for group in self.optimizer.param_groups)
-        self.frozen = round(settings.head_warmup * schedule.first) if heads else 0
+        # The last step at least is the encoder's.
+        self.frozen = min(round(settings.head_warmup * schedule.first), schedule.first - 1) if heads else 0
         self.undo = guard.Undo(method)
         self.descends = True  # else the method moves its weights itself
         self.infinite = guard.infinite(method)  # such as masks of attention, which may stay so
@@ -411,7 +413,7 @@ class Loop:
             for name, value in state["method"].items()
             if name.startswith("encoder.")
         }
-        return partial(self.method.encoder.save, state=own)
+        return partial(self.method.encoder.save, state=lora.merged(own) if self.settings.lora else own)
 
     def _load(self, state: dict[str, Tensor]) -> None:
         load_state(self.method, sharding.parts(state, self.method.state_dict()))

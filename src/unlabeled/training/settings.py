@@ -73,6 +73,8 @@ class Settings:
         head_warmup: Fraction of the steps at the start in which the encoder stays as it is and only heads are trained.
         distill_weight: Weight of a further loss, the mean of 1 - cosine between the encoder's features and those that
             it had before training.
+        lora: Rank of a product of two matrices that is trained beside each linear layer of the encoder, while its own
+            weights stay, and added to these at the end; needs unlabeled[lora]. [default: all weights are trained]
         optimizer: Optimizer.
         weight_decay: Weight decay; norms and biases have none. [default: adamw 0.05, sgd 0.0005, lars 1e-06]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
@@ -133,6 +135,7 @@ class Settings:
     layer_decay: PositiveFraction = 1.0
     head_warmup: Annotated[float, Range(at_least=0, below=1)] = 0.0
     distill_weight: NonNegative = 0.0
+    lora: Count | None = None
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     weight_decay: NonNegative | None = None
     betas: list[float] | None = None

@@ -19,7 +19,7 @@ from unlabeled.data.opening import kind_of, name_of
 from unlabeled.data.samples import was_meant
 from unlabeled.data.streaming.data import Streamed, default_workers
 from unlabeled.data.streaming.opening import open_streamed
-from unlabeled.encoders import Encoder
+from unlabeled.encoders import Encoder, lora
 from unlabeled.encoders.fit_time import TRIED, fit_seconds
 from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
 from unlabeled.encoders.readout import Spec, fit_readout
@@ -306,6 +306,8 @@ def _train(
             with loop.placed.gathered():
                 _track_pictures(trackers, method, samples)
         encoder = method.encoder
+        if settings.lora:
+            lora.merge(encoder)
         if sharding.shards(settings):  # all that comes now is for whole networks
             name = plan.request.get("encoder")  # only what is named now is imported
             encoder = encoders.load(folder / ENCODER, name if encoders.is_named(name) else None)
@@ -407,7 +409,7 @@ def _unread(data: Data) -> str:
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
     """What the user may not expect of this encoder, these images and these batches, a line each."""
-    notes = [adaptation(method, settings), *getattr(method.encoder, "notes", [])]
+    notes = [adaptation(method, settings), *getattr(method.encoder, "notes", []), *method.notes]
     if train.kind == "image" and (channels := train.shape["channels"]) not in (1, 3):
         notes.append(f"{channels} channels: views do not change saturation, hue or gray, which need 3")
     if settings.strategy == "fsdp" and gather.processes() == 1:

@@ -19,7 +19,7 @@ from unlabeled.evaluation import Scores, evaluate
 from unlabeled.evaluation.controls import public
 from unlabeled.evaluation.features import Representation, of_encoder, read
 from unlabeled.evaluation.measurement import Measurement
-from unlabeled.evaluation.starting_weights import CONTINUE, SCRATCH, USE, choices, of
+from unlabeled.evaluation.starting_weights import CONTINUE, SCRATCH, choices, of
 from unlabeled.parts.resample import resample
 
 CONV = encoders.build("conv4", image_size=8)
@@ -172,37 +172,79 @@ def test_what_ours_is_beside_the_weights(started: Path) -> None:
     assert of(run, "timm:resnet18") == ("timm:resnet18", SCRATCH)
 
 
-@pytest.mark.parametrize(
-    ("ours", "shares", "advice"),
-    [
-        (CONTINUE, {"unlabeled": 0.9, "public": 0.6}, CONTINUE),
-        (CONTINUE, {"unlabeled": 0.6, "public": 0.9}, USE),
-        (SCRATCH, {"unlabeled": 0.9, "public": 0.6}, SCRATCH),
-        (SCRATCH, {"unlabeled": 0.6, "public": 0.9}, USE),
-        (CONTINUE, {"unlabeled": 0.6, "public": 0.61}, None),
-        (CONTINUE, {"unlabeled": 0.7, "public": 0.5, "supervised": 0.9}, SCRATCH),
-        (CONTINUE, {"unlabeled": 0.9, "public": 0.5, "supervised": 0.7}, CONTINUE),
-        (CONTINUE, {"unlabeled": 0.9, "public": 0.5, "supervised": 0.89}, None),
-        (CONTINUE, {"unlabeled": 0.5, "public": 0.9, "supervised": 0.7}, USE),
-        (CONTINUE, {"unlabeled": 0.5, "public": 0.9, "supervised": 0.89}, None),
-        (CONTINUE, {"unlabeled": 0.5, "public": 0.51, "supervised": 0.9}, SCRATCH),
-        (CONTINUE, {"unlabeled": 0.5, "public": 0.7, "supervised": 0.9}, SCRATCH),
-    ],
-)
-def test_the_advice_is_what_scores_best_beyond_noise(
-    ours: Any, shares: dict[str, float], advice: str | None
-) -> None:
+def scored(probe: str, shares: dict[str, float], layer: str | None = None, **more: Any) -> Scores:
+    """Scores of 400 test samples, a share of which each row has right."""
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
     right = {
         name: (order.roll(37 * n) < 400 * share)[None].float()
         for n, (name, share) in enumerate(shares.items())
     }
-    scores = Scores.of(
-        [Measurement("linear", name, values, labels_per_class="all") for name, values in right.items()]
-    )
-    first, last = choices(scores.records, {"public": {"weights": "timm:x", "ours": ours}})
+    about: dict[str, Any] = {"layer": layer, "labels_per_class": "all"} | more
+    return Scores.of([Measurement(probe, name, values, **about) for name, values in right.items()])
+
+
+FROZEN = "frozen features of this run with those of these weights as they are"
+TUNED = "this run with these weights, both fine-tuned on the same labels"
+FROM_RANDOM = ", and the same network trained on these labels from random weights"
+CONTINUED, DIRECTLY = (
+    "continue from these weights without labels, ",
+    "fine-tune these weights directly, without this",
+)
+ASIS, LABELS_ALONE = "use these weights as they are, frozen", "train from random weights on the labels alone"
+
+
+@pytest.mark.parametrize(
+    ("probe", "ours", "shares", "advice"),
+    [
+        ("linear", CONTINUE, (0.9, 0.6), f"{CONTINUED}and keep the features frozen"),
+        ("finetune", CONTINUE, (0.9, 0.6), f"{CONTINUED}then fine-tune"),
+        ("linear", CONTINUE, (0.6, 0.9), ASIS),
+        ("finetune", CONTINUE, (0.6, 0.9), f"{DIRECTLY} run"),
+        (
+            "linear",
+            SCRATCH,
+            (0.9, 0.6),
+            "pre-train from scratch without labels, and keep the features frozen",
+        ),
+        ("finetune", SCRATCH, (0.9, 0.6), "pre-train from scratch without labels, then fine-tune"),
+        ("linear", SCRATCH, (0.6, 0.9), ASIS),
+        ("linear", CONTINUE, (0.6, 0.61), "no recommendation beyond noise"),
+        ("linear", CONTINUE, (0.7, 0.5, 0.9), LABELS_ALONE),
+        ("linear", SCRATCH, (0.7, 0.5, 0.9), LABELS_ALONE),
+        ("linear", CONTINUE, (0.9, 0.5, 0.7), f"{CONTINUED}and keep the features frozen"),
+        ("finetune", CONTINUE, (0.9, 0.5, 0.89), "no recommendation beyond noise"),
+        ("linear", CONTINUE, (0.5, 0.9, 0.7), ASIS),
+        ("linear", CONTINUE, (0.5, 0.9, 0.89), "no recommendation beyond noise"),
+        ("finetune", CONTINUE, (0.5, 0.51, 0.9), LABELS_ALONE),
+        ("linear", CONTINUE, (0.5, 0.7, 0.9), LABELS_ALONE),
+    ],
+)
+def test_the_advice_says_what_was_compared_and_what_scores_best_beyond_noise(
+    probe: str, ours: Any, shares: tuple[float, ...], advice: str
+) -> None:
+    scores = scored(probe, dict(zip(("unlabeled", "public", "supervised"), shares)))
+    first, compared, last, *more = choices(scores.records, {"public": {"weights": "timm:x", "ours": ours}})
+    with_scratch = len(shares) == 3
     assert first == "These weights: timm:x."
-    assert (
-        last
-        == f"linear: {advice or 'no recommendation, as the difference is within noise,'} with all labels."
-    )
+    tuned = probe == "finetune"
+    assert compared == f"{probe} compares {TUNED if tuned else FROZEN}{FROM_RANDOM if with_scratch else ''}."
+    assert last == f"{probe}: {advice} with all labels."
+    assert [("--controls default,supervised adds it" in line) for line in more] == [True] * (not with_scratch)
+
+
+def test_tasks_say_whether_they_trained_the_weights_and_judge_their_main_score_once() -> None:
+    shares = {"unlabeled": 0.9, "public": 0.5}
+    parts = [
+        *scored("detection", shares, "all layers", unit="mAP").records,
+        *scored("detection", shares, "all layers", unit="mAP50").records,
+        *scored("detection", shares, "frozen", unit="mAP").records,
+        *scored("layers", shares, "s1").records,
+    ]
+    lines = choices(parts, {"public": {"weights": "timm:x", "ours": CONTINUE}})
+    assert lines == [
+        "These weights: timm:x.",
+        f"detection all layers compares {TUNED}.",
+        f"detection all layers: {CONTINUED}then fine-tune with all labels.",
+        f"detection frozen compares {FROZEN}.",
+        f"detection frozen: {CONTINUED}and keep the features frozen with all labels.",
+    ]
