@@ -1,6 +1,8 @@
 """Choosing: how candidates are written, scored and halved, what is said, and what failures and interruptions do."""
 
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,22 @@ def test_a_failed_candidate_is_told_and_the_rest_go_on(tmp_path: Path):
     assert "mae failed and was skipped" in str(choice) and choice.margin is None
     with pytest.raises(ValueError, match="all failed"):
         played(tmp_path / "other", methods=("simmim", "mae"))
+
+
+def test_a_time_that_will_not_do_is_said_after_the_first_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for tick, count in ((20.0, 1), (0.01, 0)):
+        ticks = itertools.count(0.0, tick)
+        monkeypatch.setattr(choosing, "clock", partial(next, ticks))
+        lines: list[str] = []
+        played(tmp_path / str(tick), progress=lines.append)
+        places = [number for number, line in enumerate(lines) if line.startswith("this will take about ")]
+        assert len(places) == count
+        for place in places:
+            assert "not 60 s: by the first, each of 2 candidates takes " in lines[place]
+            assert lines[place - 1].startswith("rotnet: ")
+            assert any(line.startswith("autoencoder: ") for line in lines[place:])
 
 
 def test_the_best_goes_on_and_an_interrupted_choice_comes_to_the_same_end(

@@ -142,8 +142,11 @@ def test_shards_train_as_whole_weights_and_each_resumes_the_other(tmp_path: Path
 def test_methods_with_random_views_train_in_shards_as_in_whole(
     name: str, tmp_path: Path, fresh_process: Any
 ) -> None:
+    """AdamW with an eps far above the rounding of gradients that are 0, of which it would make whole steps."""
     settings = {"encoder": NETWORK, **methods.describe(name).smallest}
-    assert_equal_runs(name, tmp_path, settings, fresh_process, draws=True)
+    steady = partial(torch.optim.AdamW, eps=1e-3)
+    with patch.object(torch.optim, "AdamW", steady):
+        assert_equal_runs(name, tmp_path, settings, fresh_process, draws=True)
 
 
 def test_what_cannot_be_sharded_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
