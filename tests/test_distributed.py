@@ -1228,6 +1228,85 @@ def test_a_killed_process_ends_the_others_with_a_word_and_the_run_resumes_to_the
     assert_bits(finished(launched(tmp_path, launcher, "--resume"), tmp_path), undisturbed)
 
 
+GATHERING = f"""{OFTEN.partition("if __name__")[0]}
+import time
+from pathlib import Path
+from unlabeled.training import sharding
+
+whole = sharding.whole
+
+def slowly(state, everywhere=False):
+    if Path("run/log.jsonl").is_file():
+        Path("moment").touch()
+        time.sleep(1)
+    return whole(state, everywhere)
+
+sharding.whole = slowly
+if __name__ == "__main__":
+    main()
+"""
+WRITING = f"""{OFTEN.partition("if __name__")[0]}
+import os, time
+from pathlib import Path
+
+replace = os.replace
+
+def slowly(source, target):
+    if Path(target).name == "checkpoint.safetensors" and Path("run/log.jsonl").is_file():
+        Path("moment").touch()
+        time.sleep(1)
+    replace(source, target)
+
+os.replace = slowly
+if __name__ == "__main__":
+    main()
+"""
+FSDP = "--devices", "2", "--strategy", "fsdp"
+
+
+@pytest.fixture(scope="module")
+def undisturbed_shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, State]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return finished(started(folder, sys.executable, more=FSDP), folder)
+
+
+@pytest.mark.golden
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
+@pytest.mark.parametrize(
+    ("script", "sign", "victim", "resumed"),
+    [
+        (OFTEN, f"run/{CHECKPOINT}", 0, FSDP),
+        (GATHERING, "moment", 1, FSDP),
+        (GATHERING, "moment", 0, ("--devices", "2", "--strategy", "ddp")),
+        (WRITING, "moment", 0, ("--strategy", "fsdp")),
+        (WRITING, "moment", 1, ("--devices", "1", "--strategy", "ddp")),
+    ],
+    ids=["training", "gathering other", "gathering", "writing", "writing other"],
+)
+def test_shards_outlive_a_killed_process_in_the_last_checkpoint_which_any_strategy_resumes(
+    script: str,
+    sign: str,
+    victim: int,
+    resumed: Sequence[str],
+    undisturbed_shards: dict[str, State],
+    tmp_path: Path,
+) -> None:
+    process = started(tmp_path, sys.executable, more=FSDP, script=script)
+    said = said_without(victim, process, tmp_path, "--devices", tmp_path / sign)
+    assert said.count("unlabeled: lost another of the 2 processes, killed or stopped by its own error, ") == 1
+    assert "--resume continues from it" in said
+    state, position = read_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert position["step"] < 120 and state.keys() == undisturbed_shards.keys() - {"log"}
+    found = finished(started(tmp_path, sys.executable, more=[*resumed, "--resume"]), tmp_path)
+    assert read_checkpoint(tmp_path / "run" / CHECKPOINT)[1]["step"] == 120
+    if resumed == FSDP:
+        assert_bits(found, undisturbed_shards)
+    for group, tensors in undisturbed_shards.items():
+        assert {key: value.shape for key, value in found[group].items()} == {
+            key: value.shape for key, value in tensors.items()
+        }
+
+
 def act(how: str, rank: int) -> str:
     """What the first of two processes does before the loop, while the other waits, or the other while it does."""
     if how == "long" and rank == 0:

@@ -2,14 +2,19 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+ROOT = Path(__file__).parents[1]
 SOURCE = Path(__file__).parents[1] / "src" / "unlabeled"
 LOWEST = {"check", "files", "hub", "notebook", "options", "progress", "version"}
 PARTS = LOWEST | {"kernels", "parts", "worlds", "encoders", "data"}
@@ -194,6 +199,105 @@ def test_help_does_not_import_torch(words: list[str]) -> None:
         f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+OF_HELP = {"attr", "attrs", "cyclopts", "docstring_parser", "rich"}
+OF_TORCH = {"dill", "numpy", "torch", "torchgen", "tqdm", "typing_extensions"}
+"""With libraries of CUDA and of Cython, which tests cannot know."""
+HEAVY = {
+    "aiohttp",
+    "av",
+    "datasets",
+    "faiss",
+    "fsspec",
+    "huggingface_hub",
+    "lightning_fabric",
+    "llvmlite",
+    "numba",
+}
+HEAVY |= {
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "soundfile",
+    "timm",
+    "tokenizers",
+    "torchvision",
+    "transformers",
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import unlabeled", set()),
+        (
+            "import sys\nfrom unlabeled.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+            OF_HELP,
+        ),
+        (
+            "from unlabeled import evaluate, open_data, pretrain\nimport unlabeled.data.streaming.opening",
+            None,
+        ),
+    ],
+    ids=["package", "help", "training"],
+)
+def test_what_starts_imports_no_library_that_it_does_not_need(code: str, allowed: set[str] | None) -> None:
+    program = f"import sys\nbefore = {{*sys.modules}}\n{code}\nprint('modules', *{{*sys.modules}} - before)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    modules = {name.partition(".")[0] for name in done.stdout.rpartition("modules ")[2].split()}
+    libraries = modules - sys.stdlib_module_names - {"unlabeled"}
+    assert not libraries & HEAVY if allowed is None else libraries <= allowed
+
+
+def test_the_command_of_a_method_is_made_without_those_of_the_others() -> None:
+    program = (
+        "from unlabeled.cli import main, pretrain_app\ntry: main(['pretrain', 'byol', '--help'])\n"
+        "except SystemExit: pass\nassert 'byol' in pretrain_app and 'simclr' not in pretrain_app"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def spelling(name: str) -> str:
+    """The one spelling that all spellings of the name of a distribution have in common."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names(requirements: Iterable[str]) -> set[str]:
+    """Distributions that requirements name."""
+    return {spelling(Requirement(one).name) for one in requirements}
+
+
+def installed_by(requirement: str, depth: int = 2) -> set[str]:
+    """A distribution, what it needs with the extras that are asked for, and so on."""
+    one = Requirement(requirement)
+    found, needs = {spelling(one.name)}, map(Requirement, requires(one.name) or () if depth else ())
+    for need in needs:
+        if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+            found |= installed_by(str(need), depth - 1)
+    return found
+
+
+def libraries(file: Path) -> set[str]:
+    """Top-level names of the libraries that a file imports anywhere, without those of Python and our own."""
+    names = set()
+    for node in nodes(file):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"unlabeled"}
+
+
+def test_streaming_needs_no_library_beside_the_dependencies_and_what_these_install() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installed, homes = set().union(*map(installed_by, project["dependencies"])), packages_distributions()
+    extras = set().union(*map(names, project["optional-dependencies"].values()))
+    for file in FILES:
+        allowed = installed if "streaming" in file.parts else installed | extras
+        for library in libraries(file):
+            assert {*map(spelling, homes.get(library, [library]))} & allowed, f"{file} imports {library}"
 
 
 def test_no_package_or_module_has_the_name_of_a_public_function() -> None:

@@ -57,11 +57,11 @@ def parse(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     if "--help" in words:
         words.remove("--help")
-        command = cli.app
+        command = cli.command_for(words)
         for word in words:
             command = command[word]
         return
-    cli.app.parse_args(words, exit_on_error=False, print_error=False, verbose=False)
+    cli.command_for(words).parse_args(words, exit_on_error=False, print_error=False, verbose=False)
 
 
 def test_no_internal_link_is_dead(links: Any, sources: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,12 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders
+from unlabeled import check, encoders
 from unlabeled.data import open_data
 from unlabeled.data.video.data import from_videos
 from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
-from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
+from unlabeled.run import CHECKPOINT, CONFIG, Run, read_checkpoint, write_checkpoint
 from unlabeled.training import checkpoints, judge, loop, optimizers, processes, progress
 from unlabeled.training.schedule import learning_rate
 from unlabeled.training.seeds import mix
@@ -466,6 +467,38 @@ def test_bad_setting_is_refused_by_name_and_leaves_no_run(
             "simclr", open_data(pictures()), out=tmp_path / "run", **({"quiet": True} | settings)
         )
     assert not (tmp_path / "run" / "run.toml").exists()
+
+
+class Vectors(Plain):
+    """Its loss is refused in the first step, when everything has been written down."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return super().forward(batch).expand(8)
+
+
+def refused(folder: Path, out: str | None, method: Any, **settings: Any) -> list[str]:
+    """What a training that is refused leaves in a folder in which it is started."""
+    with chdir(folder), pytest.raises(check.UserError):
+        unlabeled.pretrain(method, pictures(), out=out, **FAST | settings)
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("out", [None, "a/b/run"])
+def test_a_refused_run_leaves_no_folder(out: str | None, tmp_path: Path) -> None:
+    assert refused(tmp_path, out, "simclr", features="nonsense") == []
+    assert refused(tmp_path, out, Vectors(plain().encoder), steps=1) == []
+
+
+def test_a_refused_run_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    left = refused(tmp_path, "run", Vectors(plain().encoder), steps=1)
+    assert {"run/notes.txt", f"run/{CONFIG}"} <= {*left}
+    run = unlabeled.pretrain(plain(), pictures(), out=tmp_path / "whole", steps=1, **FAST)
+    before = sorted(run.path.iterdir())
+    with pytest.raises(check.UserError):
+        unlabeled.pretrain(Vectors(plain().encoder), pictures(), out=run.path, resume=True, steps=2, **FAST)
+    assert sorted(run.path.iterdir()) == before and Run(run.path).history[-1]["step"] == 1
 
 
 def test_defaults_follow_the_size_of_the_data() -> None:

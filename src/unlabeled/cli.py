@@ -330,12 +330,27 @@ def _train(
         _next("evaluate", run.path, _labelled(run))
 
 
-for _method in (AUTO, *map(methods.describe, methods.names())):
-    _usage = f"Usage: unlabeled pretrain {_method.name} DATA [OPTIONS]"
-    pretrain_app.command(_pretrain_command(_method, "pretrain"), name=_method.name, usage=_usage)
-    if _method is not AUTO:
-        _usage = f"Usage: unlabeled adapt {_method.name} DATA --weights WEIGHTS [OPTIONS]"
-        adapt_app.command(_pretrain_command(_method, "adapt"), name=_method.name, usage=_usage)
+def command_for(words: Sequence[str]) -> App:
+    """The command line as far as some words need it: where they name a method, no other method has a command.
+
+    The commands of all methods take a second to make, nearly all of it for options that nobody asked for.
+    """
+    verb, method = (*words[:2], "", "")[:2]
+    if verb == "pretrain":
+        _add_methods(pretrain_app, verb, method, [AUTO.name, *methods.names()])
+    elif verb == "adapt":
+        _add_methods(adapt_app, verb, method, methods.names())
+    return app
+
+
+def _add_methods(parent: App, verb: Literal["pretrain", "adapt"], named: str, every: Sequence[str]) -> None:
+    """Add the command of the method that is named, or of every method where none is."""
+    weights = "--weights WEIGHTS " if verb == "adapt" else ""
+    for name in [named] if named in every else every:
+        if name not in parent:
+            method = AUTO if name == AUTO.name else methods.describe(name)
+            usage = f"Usage: unlabeled {verb} {name} DATA {weights}[OPTIONS]"
+            parent.command(_pretrain_command(method, verb), name=name, usage=usage)
 
 
 @adapt_app.default
@@ -364,6 +379,7 @@ def repeat(
         methods.describe(words[0])
     if config is None:
         raise UserError(f"method must come before its options, got {' '.join(words)}")
+    command_for(["pretrain", words[0]])
     _call(pretrain_app, [*words, "--config", str(config)])
 
 
@@ -1284,7 +1300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.formatwarning = _warning
     try:
-        _call(app, words)
+        _call(command_for(words), words)
     except UnusedCliTokensError as error:
         _stop(check.one_line(_too_many(error)), 2)
     except (CycloptsError, UserError) as error:

@@ -1,6 +1,8 @@
 """Choosing: how candidates are written, scored and halved, what is said, and what failures and interruptions do."""
 
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from unlabeled.evaluation.candidate_scores import (
     margin,
 )
 from unlabeled.evaluation.choice import AGREEMENT, Choice, Entry, Round, Terms
+from unlabeled.progress import telling
 from unlabeled.training import duration
 
 SMALL: dict[str, Any] = {"encoder": "conv4", "image_size": 8, "batch_size": 16}
@@ -147,6 +150,38 @@ def test_a_failed_candidate_is_told_and_the_rest_go_on(tmp_path: Path):
     assert "mae failed and was skipped" in str(choice) and choice.margin is None
     with pytest.raises(ValueError, match="all failed"):
         played(tmp_path / "other", methods=("simmim", "mae"))
+
+
+def test_a_time_that_will_not_do_is_said_after_the_first_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(choosing, "clock", partial(next, itertools.count(0.0, 20.0)))
+    lines: list[str] = []
+    played(tmp_path / "run", progress=lines.append)
+    (place,) = (number for number, line in enumerate(lines) if line.startswith("this will take about "))
+    assert "not 60 s: by the first, each of 2 candidates takes " in lines[place]
+    assert lines[place - 1].startswith("rotnet: ")
+    assert any(line.startswith("autoencoder: ") for line in lines[place:])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes", "words"),
+    # 8 x 5 + 0.85 x 20 + 3 x 1 = 60, no more than was asked for; 8 x 15 + 0.85 x 6 + 3 x 1 = 128.1
+    [
+        (5.0, [8, 3], ""),
+        (15.0, [8, 3], "about 2 min, not 60 s: by the first, each of 8 candidates takes 15 s"),
+    ],
+)
+def test_the_time_of_all_rounds_is_estimated_by_the_first_candidate(
+    seconds: float, sizes: list[int], words: str, tmp_path: Path
+):
+    choice = Choice(tmp_path, Terms("DATA", None, None, "rankme", 1.0, (), 0, {}), [])
+    lines: list[str] = []
+    with telling(lines.append):
+        choosing._Halving(choice, "DATA", None, "cpu", True, {})._warn(
+            Round(10, seconds, 1.0, 0.1, 0.5), sizes
+        )
+    assert len(lines) == bool(words) and words in "".join(lines)
 
 
 def test_the_best_goes_on_and_an_interrupted_choice_comes_to_the_same_end(

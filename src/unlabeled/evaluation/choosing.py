@@ -182,11 +182,24 @@ class _Halving:
             for entry in left:
                 if len(entry.rounds) <= number and not entry.failure:
                     self._play(entry, number, share)
+                    if not number and entry.rounds and sum(bool(one.rounds) for one in left) == 1:
+                        self._warn(entry.rounds[0], sizes)
         if all(one.failure for one in self.choice.entries):
             self._keep()
             reasons = "; ".join(f"{one.name}: {one.failure}" for one in self.choice.entries)
             raise UserError(f"methods must hold a candidate that can be trained, but all failed: {reasons}")
         self._keep()
+
+    def _warn(self, first: Round, sizes: list[int]) -> None:
+        """Say how long all of it will take, by the first candidate, where that is clearly more than was asked for."""
+        asked = 60 * self.choice.terms.minutes
+        rest = max(asked - sizes[0] * first.seconds, 0.1 * asked) if sizes[1:] else 0.0
+        total = sizes[0] * first.seconds + TRAINING * rest + sum(sizes[1:]) * first.scoring_seconds
+        if total > 1.2 * asked:
+            report(
+                f"this will take about {duration(total)}, not {duration(asked)}: by the first, each of {sizes[0]} "
+                f"candidates takes {duration(first.seconds)} for its first {first.steps} steps and its score"
+            )
 
     def _players(self, number: int, size: int) -> list[Entry]:
         """Candidates of a round: the best of the one before, also those that have failed since."""

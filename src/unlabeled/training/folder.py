@@ -2,8 +2,9 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,22 +68,39 @@ def latest(out: str | Path | None, method: str, data: str) -> Claim:
 def claimed(out: str | Path | None, method: str, data: str, resume: bool) -> Iterator[Claim]:
     """Claim the folder of a run: the one given, or the next free `runs/METHOD-DATA`.
 
+    Where the run is refused before its first step, the folder is removed if it was made here.
+
     Raises:
         ValueError: The folder holds a run already, or another process writes to it.
         OSError: The folder cannot be written to.
     """
-    if resume:
-        claim = latest(out, method, data)
-    else:
-        claim = Claim(new_folder(_stem(method, data)) if out is None else Path(out))
-    with locked(claim.path):
-        checkpoint = claim.path / CHECKPOINT
-        # Where no step was taken there is nothing to lose.
-        if not resume and checkpoint.exists() and read_position(checkpoint)["step"] > 0:
-            raise UserError(
-                f"out must be a new folder, got {claim.path}, which holds a run; --resume continues it"
-            )
-        yield claim
+    stem = _stem(method, data) if out is None else Path(out)
+    missing = [folder for folder in (stem, *stem.parents) if not folder.exists()]
+    claim = latest(out, method, data) if resume else Claim(new_folder(stem) if out is None else stem)
+    is_new = claim.path in missing or (out is None and not resume)
+    try:
+        with locked(claim.path):
+            if not resume and _trained(claim.path):
+                raise UserError(
+                    f"out must be a new folder, got {claim.path}, which holds a run; --resume continues it"
+                )
+            try:
+                yield claim
+            except UserError:
+                if is_new and not _trained(claim.path):
+                    shutil.rmtree(claim.path, ignore_errors=True)
+                raise
+    except UserError:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _trained(folder: Path) -> bool:
+    """Whether a folder holds a run that has taken a step: before that there is nothing to lose."""
+    checkpoint = folder / CHECKPOINT
+    return checkpoint.exists() and read_position(checkpoint)["step"] > 0
 
 
 def _runs(method: str, data: str) -> list[Path]:
