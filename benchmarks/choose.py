@@ -62,20 +62,23 @@ class Contest:
         kind: Of the data.
         words: The candidates, as `choose` takes them; empty for the usual ones.
         shared: Run settings of all.
+        seconds: Time of each, by which auto chooses.
     """
 
     out: Path
     kind: str
     words: tuple[str, ...]
     shared: dict[str, Any]
+    seconds: float
 
     @classmethod
-    def of(cls, out: Path, kind: str, usual: bool) -> "Contest":
-        return cls(out, kind, *(((), {}) if usual else (METHODS, SHARED)))
+    def of(cls, out: Path, kind: str, usual: bool, seconds: float) -> "Contest":
+        return cls(out, kind, *(((), {}) if usual else (METHODS, SHARED)), seconds)
 
     @property
     def entrants(self) -> list[candidates.Candidate]:
-        return candidates.parse(self.words, self.kind, False, self.shared)
+        words = self.words or candidates.USUAL[self.kind]
+        return candidates.parse(words, self.kind, False, self.shared, len(words) * self.seconds / 60)
 
 
 def answers(run: Run, data: Labelled) -> Tensor:
@@ -90,9 +93,7 @@ def answers(run: Run, data: Labelled) -> Tensor:
     return (classifier((test - mean) / scale).argmax(1) == data.answers).float()
 
 
-def play(
-    contest: Contest, samples: Data, data: Labelled, seconds: float, budget: float, amounts: list[str]
-) -> None:
+def play(contest: Contest, samples: Data, data: Labelled, budget: float, amounts: list[str]) -> None:
     """Train all for the full time and judge them, and let `choose` choose; what is there already stays."""
     for one in contest.entrants:
         file = contest.out / f"{one.folder}.json"
@@ -100,8 +101,8 @@ def play(
             continue
         began = time.process_time()
         run = unlabeled.pretrain(
-            one.method, samples, out=contest.out / "all" / f"{one.folder}-{time.time():.0f}", minutes=seconds / 60,
-            holdout=0.0, quiet=True, **contest.shared, **one.settings,
+            one.method, samples, out=contest.out / "all" / f"{one.folder}-{time.time():.0f}", holdout=0.0,
+            minutes=contest.seconds / 60, quiet=True, **contest.shared, **one.settings,
         )  # fmt: skip
         record = {"seconds": time.process_time() - began, "steps": run.history[-1]["step"]}
         right = answers(run, data)
@@ -111,9 +112,7 @@ def play(
         file.write_text(json.dumps(record | {"right": right.tolist(), "groups": groups}))
         print(file, f"{record['seconds']:.0f} s", f"{float(right.mean()):.3f}", flush=True)
     for labels in amounts:
-        print(
-            chosen(contest, samples, labels, seconds, budget, progress=partial(print, flush=True)), flush=True
-        )
+        print(chosen(contest, samples, labels, budget, progress=partial(print, flush=True)), flush=True)
 
 
 def folder_of(out: Path, labels: str) -> Path:
@@ -121,12 +120,10 @@ def folder_of(out: Path, labels: str) -> Path:
     return out / f"choose-{labels.rstrip('%')}"
 
 
-def chosen(
-    contest: Contest, samples: Data, labels: str, seconds: float, budget: float, **words: Any
-) -> Choice:
+def chosen(contest: Contest, samples: Data, labels: str, budget: float, **words: Any) -> Choice:
     """What `choose` chooses by these labels, once it has."""
     return choosing.choose(
-        samples, labels_per_class=labels, minutes=budget * len(contest.entrants) * seconds / 60,
+        samples, labels_per_class=labels, minutes=budget * len(contest.entrants) * contest.seconds / 60,
         methods=contest.words, out=folder_of(contest.out, labels), **words, **contest.shared,
     )  # fmt: skip
 
@@ -187,7 +184,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     duration.clock = choosing.clock = time.process_time  # whatever else the machine does
     contests = {
-        source: Contest.of(arguments.out / Path(source).name, kind_of(source), arguments.usual)
+        source: Contest.of(
+            arguments.out / Path(source).name, kind_of(source), arguments.usual, arguments.seconds
+        )
         for source in arguments.data
     }
     for source, contest in () if arguments.print else contests.items():
@@ -196,7 +195,7 @@ def main() -> None:
         samples = some(train, IMAGES)
         data = Labelled.of(some(samples, LABELLED, 2), some(test, TESTED))
         with locked(contest.out, "benchmark.lock", wait=True):
-            play(contest, samples, data, arguments.seconds, arguments.budget, amounts)
+            play(contest, samples, data, arguments.budget, amounts)
     head = "best of all, next and how far below it, one at random below it, chosen, chosen below the best, sure, cost"
     titles = ["data", "labels", *head.split(", "), "with its training", "points below the best by criteria"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")

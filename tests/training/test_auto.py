@@ -13,6 +13,7 @@ from unlabeled.check import UserError
 from unlabeled.cli import main
 from unlabeled.data import open_data
 from unlabeled.encoders import Readout
+from unlabeled.evaluation import candidates
 from unlabeled.evaluation.readouts import readout
 from unlabeled.methods.simclr import SimCLR
 from unlabeled.reporting.entry import Entry
@@ -34,6 +35,16 @@ def test_every_kind_has_a_method_that_learns_from_it(kind: str, cuda: bool) -> N
     choice = auto.choose(kind, cuda)
     assert methods.describe(choice.method).kind == kind
     assert choice.method in choice.reason and f"for {kind} on a {'GPU' if cuda else 'CPU'}" in choice.reason
+
+
+def test_in_little_time_a_dictionary_has_one_layer() -> None:
+    short, long = (auto.choose("image", False, minutes=minutes) for minutes in (4.9, 5.0))
+    assert short.settings == {"encoder": "dictionary-400"} and "less than 5 minutes" in short.reason
+    assert long == auto.choose("image", False) and long.settings["encoder"] == "dictionary2-400"
+    assert auto.choose("image", True, minutes=1.0).method == auto.choose("image", True).method == "simclr"
+    assert auto.choose("text", False, minutes=1.0) == auto.choose("text", False)
+    first, *_ = candidates.parse((), "image", False, {}, 8 * 4.9)
+    assert first.settings == short.settings
 
 
 def test_a_kind_without_methods_is_refused() -> None:

@@ -58,7 +58,9 @@ class Candidate:
         return f"{self.word} ({self.method})" if self.word == auto.AUTO else self.word
 
 
-def parse(words: Sequence[str], kind: str, cuda: bool, given: Mapping[str, Any]) -> list[Candidate]:
+def parse(
+    words: Sequence[str], kind: str, cuda: bool, given: Mapping[str, Any], minutes: float | None = None
+) -> list[Candidate]:
     """Read candidates from words.
 
     Args:
@@ -67,6 +69,7 @@ def parse(words: Sequence[str], kind: str, cuda: bool, given: Mapping[str, Any])
         kind: Kind of the data.
         cuda: Whether there is a GPU.
         given: Run settings that all candidates share, which win over those of auto and of recipes.
+        minutes: Time for all of them, of which auto expects an equal share.
 
     Returns:
         At least two, each once.
@@ -77,7 +80,8 @@ def parse(words: Sequence[str], kind: str, cuda: bool, given: Mapping[str, Any])
     usual = USUAL.get(kind) or [name for name in methods.names() if methods.describe(name).kind == kind]
     if not words and given.get("encoder") is not None:  # auto chooses a network too
         usual = [word for word in usual if word != auto.AUTO]
-    candidates = [_candidate(word, kind, cuda, given) for word in words or usual]
+    share = None if minutes is None else minutes / len(words or usual)
+    candidates = [_candidate(word, kind, cuda, given, share) for word in words or usual]
     for one in candidates:
         if [other.folder for other in candidates].count(one.folder) > 1:
             raise UserError(f"methods must name every candidate once, got {one.word} again")
@@ -88,12 +92,14 @@ def parse(words: Sequence[str], kind: str, cuda: bool, given: Mapping[str, Any])
     return candidates
 
 
-def _candidate(word: str, kind: str, cuda: bool, given: Mapping[str, Any]) -> Candidate:
+def _candidate(
+    word: str, kind: str, cuda: bool, given: Mapping[str, Any], minutes: float | None
+) -> Candidate:
     name, *parts = word.split(":")
     if name == auto.AUTO:
         if parts:
             raise UserError(f"methods must name auto alone, as it chooses its settings, got {word}")
-        choice = auto.choose(kind, cuda, list(given))
+        choice = auto.choose(kind, cuda, list(given), minutes)
         return Candidate(word, choice.method, choice.settings)
     described = methods.describe(name)
     if described.kind != kind:

@@ -95,7 +95,7 @@ def choose(
     shared = {name: value for name, value in {**settings, **(reading or {})}.items() if value is not None}
     if isinstance(network := shared.get("encoder"), str) and not encoders.is_named(network):
         encoders.require_name(network)
-    field_ = candidates.parse(tuple(methods), kind, cuda, shared)
+    field_ = candidates.parse(tuple(methods), kind, cuda, shared, minutes)
     count, criterion = _decides(labels, labels_per_class, criterion, kind)
     named = None if labels is None else _called(labels)
     words = [one.word for one in field_]

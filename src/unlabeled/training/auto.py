@@ -48,6 +48,17 @@ MEASURED = {
     ),
 }
 """Choices by kind of data on a CPU that are backed by measurements."""
+SHORT = 5.0
+"""Minutes below which the choices of `IN_SHORT` are made."""
+IN_SHORT = {
+    "image": Choice(
+        "patch_dictionary",
+        {"encoder": "dictionary-400"},
+        f"in less than {SHORT:g} minutes there is time for a dictionary of one layer, which beat every deep method on "
+        "CIFAR-10",
+    ),
+}
+"""Choices on a CPU for which those of `MEASURED` would take longer than is given."""
 USUAL = {
     "image": Choice("simclr", {}, "it is the usual choice on a GPU, where nothing has been measured yet"),
     "text": Choice("skipgram", {}, "word vectors learn from little text in minutes"),
@@ -62,16 +73,18 @@ USUAL = {
 """Choices by kind of data that are not backed by measurements."""
 
 
-def choose(kind: str, cuda: bool, named: Collection[str] = ()) -> Choice:
+def choose(kind: str, cuda: bool, named: Collection[str] = (), minutes: float | None = None) -> Choice:
     """The choice for a kind of data, with a reason that names the kind and the machine.
 
     Args:
         kind: Kind of the data.
         cuda: Whether there is a GPU.
         named: Names of the settings that the user gives, which are not chosen.
+        minutes: Time for the training, where it is limited.
     """
     check.choice(USUAL, kind=kind)
-    choice = USUAL[kind] if cuda else MEASURED.get(kind, USUAL[kind])
+    short = IN_SHORT if minutes is not None and minutes < SHORT else {}
+    choice = USUAL[kind] if cuda else {**USUAL, **MEASURED, **short}[kind]
     place = "a GPU" if cuda else "a CPU"
     settings = {name: value for name, value in choice.settings.items() if name not in named}
     words = "".join(f", {name} {value}" for name, value in settings.items())

@@ -213,7 +213,7 @@ def _chosen(
     device = settings.get("device", "auto")
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     named = [name for name, value in settings.items() if value is not None]
-    choice = auto.choose(kind_of(data), cuda, named)
+    choice = auto.choose(kind_of(data), cuda, named, settings.get("minutes"))
     return choice.method, choice
 
 
