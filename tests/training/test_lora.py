@@ -1,5 +1,6 @@
 """Low-rank adaptation: the products are what is trained, they merge exactly, and a run resumes bit by bit."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,6 @@ def test_what_has_no_place_for_products_is_refused(tmp_path: Path, monkeypatch: 
         UserError, match="lora must be left out without weights, as random ones would stay, got 2"
     ):
         unlabeled.pretrain("simclr", IMAGES, lora=2, steps=1, out=tmp_path / "run", **SETTINGS)
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"lora needs peft .*\. Install unlabeled\[lora\]"):
         lora.add(conv, 2, from_images(IMAGES))

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: an encoder stays, and beside each linear layer a product of two matrices is trained.
+"""Low-rank adaptation: the encoder is frozen, and a product of two matrices is trained beside each linear layer.
 
 Source: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, "LoRA: Low-Rank Adaptation of Large Language Models", 2021,
 https://arxiv.org/abs/2106.09685, as peft has it.
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["add", "merge", "merged"]
 
 NAME = "lora"
-"""What peft calls our matrices."""
+"""Name of the adapter in peft."""
 BASE, FIRST, SECOND = ".base_layer.", f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight"
-"""In names of weights: the layer that stays, and the matrices."""
+"""In names of weights: the frozen layer, and the two matrices."""
 SAMPLES = 2
+"""Samples that show which layers are called."""
 
 
 def add(encoder: "Encoder", rank: int, data: "Data") -> None:
-    """Let nothing of an encoder be trained but new matrices, whose product is 0 at first; a note counts them.
+    """Freeze an encoder and add matrices to be trained, whose product is 0 at first; a note counts them.
 
     Args:
         encoder: Changed in place.
