@@ -76,10 +76,7 @@ def claimed(out: str | Path | None, method: str, data: str, resume: bool) -> Ite
     """
     stem = _stem(method, data) if out is None else Path(out)
     missing = [folder for folder in stem.parents if not folder.exists()]
-    if resume:
-        claim = latest(out, method, data)
-    else:
-        claim = Claim(new_folder(stem) if out is None else stem)
+    claim = latest(out, method, data) if resume else Claim(new_folder(stem) if out is None else stem)
     is_new = not claim.path.exists() or (out is None and not resume)
     try:
         with locked(claim.path):
