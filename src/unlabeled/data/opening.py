@@ -255,8 +255,9 @@ def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
 def kind_of(source: Openable) -> str:
     """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images.
 
-    Of tar files the first tells, by the files in it, and of parquet and Arrow files the first, by its columns, where
-    no images, sounds or videos lie beside them. A table or list of paths of images is one of images.
+    Of tar files the first tells, by the files in it, and of parquet and Arrow files the first, by its columns if they
+    hold any of these, where no images, sounds or videos lie beside them. A table or list of paths of images is one of
+    images.
     """
     if isinstance(source, Data):
         return source.kind
