@@ -1275,7 +1275,7 @@ def undisturbed_shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, St
 @pytest.mark.parametrize(
     ("script", "sign", "victim", "resumed"),
     [
-        (OFTEN, f"run/{CHECKPOINT}", 0, FSDP),
+        (OFTEN, "run/log.jsonl", 0, FSDP),
         (GATHERING, "moment", 1, FSDP),
         (GATHERING, "moment", 0, ("--devices", "2", "--strategy", "ddp")),
         (WRITING, "moment", 0, ("--strategy", "fsdp")),
@@ -1297,12 +1297,12 @@ def test_shards_outlive_a_killed_process_in_the_last_checkpoint_which_any_strate
     assert "--resume continues from it" in said
     state, position = read_checkpoint(tmp_path / "run" / CHECKPOINT)
     assert position["step"] < 120 and state.keys() == undisturbed_shards.keys() - {"log"}
-    found = finished(started(tmp_path, sys.executable, more=[*resumed, "--resume"]), tmp_path)
+    resumed_state = finished(started(tmp_path, sys.executable, more=[*resumed, "--resume"]), tmp_path)
     assert read_checkpoint(tmp_path / "run" / CHECKPOINT)[1]["step"] == 120
     if resumed == FSDP:
-        assert_bits(found, undisturbed_shards)
+        assert_bits(resumed_state, undisturbed_shards)
     for group, tensors in undisturbed_shards.items():
-        assert {key: value.shape for key, value in found[group].items()} == {
+        assert {key: value.shape for key, value in resumed_state[group].items()} == {
             key: value.shape for key, value in tensors.items()
         }
 

@@ -272,11 +272,11 @@ def names(requirements: Iterable[str]) -> set[str]:
 def installed_by(requirement: str, depth: int = 2) -> set[str]:
     """A distribution, what it needs with the extras that are asked for, and so on."""
     one = Requirement(requirement)
-    found, needs = {spelling(one.name)}, map(Requirement, requires(one.name) or () if depth else ())
+    distributions, needs = {spelling(one.name)}, map(Requirement, requires(one.name) or () if depth else ())
     for need in needs:
         if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
-            found |= installed_by(str(need), depth - 1)
-    return found
+            distributions |= installed_by(str(need), depth - 1)
+    return distributions
 
 
 def libraries(file: Path) -> set[str]:

@@ -28,6 +28,7 @@ from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, CONFIG, Run, read_checkpoint, write_checkpoint
 from unlabeled.training import checkpoints, judge, loop, optimizers, processes, progress
+from unlabeled.training import folder as folders
 from unlabeled.training.schedule import learning_rate
 from unlabeled.training.seeds import mix
 from unlabeled.training.settings import Settings
@@ -476,6 +477,18 @@ class Vectors(Plain):
         return super().forward(batch).expand(8)
 
 
+class LateRefusal(Plain):
+    """Refused when its second epoch begins, after the first was logged."""
+
+    epochs = 0
+
+    def begin_epoch(self, data: Any) -> Tensor | None:
+        self.epochs += 1
+        if self.epochs == 2:
+            raise check.UserError("second epoch")
+        return super().begin_epoch(data)
+
+
 def refused(folder: Path, out: str | None, method: Any, **settings: Any) -> list[str]:
     """What a training that is refused leaves in a folder in which it is started."""
     with chdir(folder), pytest.raises(check.UserError):
@@ -487,6 +500,24 @@ def refused(folder: Path, out: str | None, method: Any, **settings: Any) -> list
 def test_a_refused_run_leaves_no_folder(out: str | None, tmp_path: Path) -> None:
     assert refused(tmp_path, out, "simclr", features="nonsense") == []
     assert refused(tmp_path, out, Vectors(plain().encoder), steps=1) == []
+
+
+@pytest.mark.parametrize("out", [None, "a/b/run"])
+def test_a_run_that_is_refused_after_an_epoch_keeps_its_log(out: str | None, tmp_path: Path) -> None:
+    left = refused(tmp_path, out, LateRefusal(plain().encoder), epochs=3)
+    assert any(name.startswith(out or "runs/") and name.endswith("/log.jsonl") for name in left)
+
+
+def test_a_refused_run_leaves_the_folder_that_another_run_has_just_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beside_another(stem: Path) -> Path:
+        stem.mkdir(parents=True)  # of a process that is about to lock it
+        return new_folder(stem)
+
+    monkeypatch.setattr(folders, "new_folder", beside_another)
+    left = refused(tmp_path, None, "simclr", features="nonsense")
+    assert len(left) == 2 and left[0] == "runs"
 
 
 def test_a_refused_run_leaves_what_was_there(tmp_path: Path) -> None:

@@ -331,9 +331,9 @@ def _train(
 
 
 def command_for(words: Sequence[str]) -> App:
-    """The command line as far as some words need it: where they name a method, no other method has a command.
+    """The command line for some words: where these name a method, the commands of the others are not built.
 
-    The commands of all methods take a second to make, nearly all of it for options that nobody asked for.
+    Building those of all methods takes a second.
     """
     verb, method = (*words[:2], "", "")[:2]
     if verb == "pretrain":

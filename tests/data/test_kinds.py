@@ -1,6 +1,7 @@
 """Kinds of data: told by name or by the endings of files, refused where a method needs another."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,21 @@ def test_a_table_of_numbers_or_of_nonsense_is_taken_for_images_as_before(tmp_pat
     pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 nonsense")
     assert kind_of(tmp_path / "a.parquet") == kind_of(tmp_path / "b.parquet") == "image"
+
+
+def test_a_table_of_numbers_or_one_that_is_packed_does_not_hide_the_texts_beside_it(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "statistics.parquet")
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("A sentence of some words.")
+    assert kind_of(tmp_path) == "text"
+    (tmp_path / "statistics.parquet").rename(tmp_path / "statistics.parquet.gz")
+    assert kind_of(tmp_path) == "text"
+
+
+def test_pictures_with_spoken_captions_are_images(tmp_path: Path) -> None:
+    """As `datasets` notes both columns."""
+    features = {"caption": {"_type": "Audio"}, "image": {"_type": "Image"}}
+    about = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    cells = {name: [{"bytes": value, "path": None}] for name, value in zip(features, (_sound(), _picture()))}
+    pq.write_table(pa.table(cells).replace_schema_metadata(about), tmp_path / "a.parquet")
+    assert kind_of(tmp_path) == "image"

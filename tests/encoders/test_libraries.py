@@ -467,7 +467,7 @@ def test_channels_that_weights_do_not_take_are_named(tmp_path: Path) -> None:
     network: Any = encoders.build("test_resnet", image_size=32)
     save_file(network.trunk.model.state_dict(), tmp_path / "x.safetensors")
     with pytest.raises(
-        UserError, match=r"must take the 5 channels of color .* got x\.safetensors, which take 3"
+        UserError, match=r"must take the 5 channels that input color has, got x\.safetensors, which take 3"
     ):
         encoders.build("test_resnet", image_size=32, in_channels=5, weights=tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"weights must be timm:NAME, .*, got 5, a int"):

@@ -1,5 +1,6 @@
 """Low-rank adaptation: the products are what is trained, they merge exactly, and a run resumes bit by bit."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,31 @@ def test_layers_whose_weights_are_used_without_a_call_get_no_product() -> None:
     assert len(trained) == 2 and all(".linear." in name for name in trained)
 
 
+class Shared(nn.Module):
+    """A layer in two places, and one whose weights another layer has too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.tied, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 4)
+        self.second, self.embedding = self.first, nn.Embedding(3, 3)
+        self.embedding.weight = self.tied.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.tied(self.second(self.first(x.mean((2, 3))))) + self.embedding.weight[0])
+
+
+def test_layers_that_share_weights_get_no_product() -> None:
+    encoder: Any = encoders.wrap(Shared(), in_channels=3, image_size=16)
+    lora.add(encoder, 2, from_images(IMAGES))
+    trained = [name for name, weight in encoder.named_parameters() if weight.requires_grad]
+    assert len(trained) == 2 and all(".last." in name for name in trained)
+    for name, weight in encoder.named_parameters():
+        weight.data += name in trained
+    before = encoder.eval()(IMAGES / 255)
+    lora.merge(encoder)
+    torch.testing.assert_close(encoder(IMAGES / 255), before, atol=1e-4, rtol=1e-5)
+
+
 def test_what_has_no_place_for_products_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conv = encoders.build("conv4", image_size=16)
     with pytest.raises(
@@ -126,6 +152,6 @@ def test_what_has_no_place_for_products_is_refused(tmp_path: Path, monkeypatch: 
         UserError, match="lora must be left out without weights, as random ones would stay, got 2"
     ):
         unlabeled.pretrain("simclr", IMAGES, lora=2, steps=1, out=tmp_path / "run", **SETTINGS)
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"lora needs peft .*\. Install unlabeled\[lora\]"):
         lora.add(conv, 2, from_images(IMAGES))

@@ -255,8 +255,9 @@ def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
 def kind_of(source: Openable) -> str:
     """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images.
 
-    Of tar files the first tells, by the files in it, and of parquet and Arrow files the first, by its columns, where
-    no images, sounds or videos lie beside them. A table or list of paths of images is one of images.
+    Of tar files the first tells, by the files in it, and of parquet and Arrow files the first, by its columns if they
+    hold any of these, where no images, sounds or videos lie beside them. A table or list of paths of images is one of
+    images.
     """
     if isinstance(source, Data):
         return source.kind
@@ -280,7 +281,9 @@ def kind_of(source: Openable) -> str:
     counts = {kind: sum(endings[ending] for ending in those) for kind, those in _ENDINGS.items()}
     total, pictures = len(files), sum(endings[ending] for ending in SUFFIXES)
     if not pictures + counts["audio"] + counts["video"] and any(endings[ending] for ending in TABLES):
-        return _kind_of_table(next(_tables(path)))
+        table = next(_tables(path), None)  # none in a tar file, or where all are outputs of ours
+        if table is not None and (known := _kind_of_table(table)) is not None:
+            return known
     pictures += endings[".arrow"]
     if _TEXTS_BESIDE * (pictures + sum(counts.values()) - counts["text"]) >= total:
         total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
@@ -301,16 +304,16 @@ def _tables(path: Path) -> Iterator[Path]:
     yield from (file for file in sorted(files) if file.name.lower().endswith(TABLES))
 
 
-def _kind_of_table(path: Path) -> str:
-    """What the columns of a table hold: as `datasets` has noted it, else sounds, pictures or texts by their content."""
+def _kind_of_table(path: Path) -> str | None:
+    """Kind of data in the columns of a table, by what `datasets` has noted, else by their content; None for others."""
     from unlabeled.data.audio.decode import header
     from unlabeled.data.image.tables import images_of
 
     try:
         table = open_table(path)
         noted = {feature.get("_type") for feature in table.features.values()}
-        if "Audio" in noted and "Image" not in noted:
-            return "audio"
+        if "Image" in noted or "Audio" in noted:
+            return "image" if "Image" in noted else "audio"
         columns = [column for column, kind in table.kinds.items() if kind in ("encoded", "bytes")]
         for row in islice(table.records(columns) if columns else (), _PEEKED):
             contents = (value.get("bytes") if isinstance(value, dict) else value for value in row.values())
@@ -320,8 +323,8 @@ def _kind_of_table(path: Path) -> str:
                     return "audio"
         images = images_of(table, path.parent, strict=False)
     except ValueError:  # it is reported when the data are opened
-        return "image"
-    return "image" if images is not None or "text" not in table.kinds.values() else "text"
+        return None
+    return "image" if images is not None else "text" if "text" in table.kinds.values() else None
 
 
 def _members(shard: Path) -> list[str]:

@@ -348,7 +348,7 @@ def _filled(make: Callable[..., Encoder], source: Pretrained | None) -> Encoder:
         encoder = _for_channels(make, encoder, channels)
         if channels not in (None, taken := encoder.adapt.out_channels):
             raise UserError(
-                f"weights must take the {taken} channels of {encoder.adapt.input} of the images, got {source.label}, "
+                f"weights must take the {taken} channels that input {encoder.adapt.input} has, got {source.label}, "
                 f"which take {channels}"
             )
     name = encoder.config["name"]

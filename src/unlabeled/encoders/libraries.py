@@ -38,8 +38,8 @@ LARGEST = 4_096
 """Largest image side in pixels that a config may ask for; more is a mistake."""
 FOLLOWED = {"num_classes", "in_chans", "img_size", "dynamic_img_size"}
 """Arguments of a network of timm in a config.json that the shapes of its weights tell, too."""
-AFTER_PADDING = ("camembert", "data2vec-text", "ibert", "mpnet")
-"""Networks that number positions from that of the padding on, as all of RoBERTa's kind do."""
+AFTER_PADDING = ("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "xmod")
+"""Model types that number positions from the padding token's id on, as those with roberta in their names do."""
 LENGTH = 512
 """Most tokens that are read at once, as longer texts cost much."""
 

@@ -1,10 +1,12 @@
-"""Low-rank adaptation: an encoder stays, and beside each linear layer a product of two matrices is trained.
+"""Low-rank adaptation: the encoder is frozen, and a product of two matrices is trained beside each linear layer.
 
 Source: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, "LoRA: Low-Rank Adaptation of Large Language Models", 2021,
 https://arxiv.org/abs/2106.09685, as peft has it.
-Differs: every linear layer that the encoder runs has one, not queries and values alone; the product is not scaled.
+Differs: every linear layer that the encoder calls has one, not queries and values alone, except those whose weights are
+shared with others, to which a product would be added too; the product is not scaled.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["add", "merge", "merged"]
 
 NAME = "lora"
-"""What peft calls our matrices."""
+"""Name of the adapter in peft."""
 BASE, FIRST, SECOND = ".base_layer.", f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight"
-"""In names of weights: the layer that stays, and the matrices."""
+"""In names of weights: the frozen layer, and the two matrices."""
 SAMPLES = 2
+"""Samples that show which layers are called."""
 
 
 def add(encoder: "Encoder", rank: int, data: "Data") -> None:
-    """Let nothing of an encoder be trained but new matrices, whose product is 0 at first; a note counts them.
+    """Freeze an encoder and add matrices to be trained, whose product is 0 at first; a note counts them.
 
     Args:
         encoder: Changed in place.
@@ -59,12 +62,13 @@ def add(encoder: "Encoder", rank: int, data: "Data") -> None:
 
 
 def _linear_layers(encoder: "Encoder", network: nn.Module, data: "Data") -> list[str]:
-    """Names in a network of the linear layers that are called; some others' weights are used without them."""
+    """Names in a network of the linear layers that are called, and whose weights no other layer uses."""
     called: set[str] = set()
+    uses = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
     hooks = [
         module.register_forward_hook(lambda *_, name=name: called.add(name))
         for name, module in network.named_modules()
-        if type(module) is nn.Linear
+        if type(module) is nn.Linear and uses[id(module.weight)] == 1
     ]
     training = encoder.training
     try:

@@ -72,9 +72,8 @@ def export(
     out, encoder = Path(out), _encoder(source)
     check_format(encoder, out, format, encoder.spec if isinstance(encoder, encoders.Readout) else None)
     inputs = encoder.inputs(proof.example(encoder))
-    existing = next(
-        parent for parent in out.absolute().parents if parent.exists()
-    )  # no folder for what is refused
+    # What is refused must leave no folder.
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
     with tempfile.TemporaryDirectory(dir=existing, prefix=".export-") as folder, torch.no_grad():
         path = Path(folder) / out.name
         expected = encoder(inputs)

@@ -68,16 +68,16 @@ def latest(out: str | Path | None, method: str, data: str) -> Claim:
 def claimed(out: str | Path | None, method: str, data: str, resume: bool) -> Iterator[Claim]:
     """Claim the folder of a run: the one given, or the next free `runs/METHOD-DATA`.
 
-    Where the run is refused before its first step, the folder is removed if it was made here.
+    Where the run is refused before it has saved a step or logged anything, the folders made here are removed.
 
     Raises:
         ValueError: The folder holds a run already, or another process writes to it.
         OSError: The folder cannot be written to.
     """
     stem = _stem(method, data) if out is None else Path(out)
-    missing = [folder for folder in (stem, *stem.parents) if not folder.exists()]
+    missing = [folder for folder in stem.parents if not folder.exists()]
     claim = latest(out, method, data) if resume else Claim(new_folder(stem) if out is None else stem)
-    is_new = claim.path in missing or (out is None and not resume)
+    is_new = not claim.path.exists() or (out is None and not resume)
     try:
         with locked(claim.path):
             if not resume and _trained(claim.path):
@@ -87,12 +87,12 @@ def claimed(out: str | Path | None, method: str, data: str, resume: bool) -> Ite
             try:
                 yield claim
             except UserError:
-                if is_new and not _trained(claim.path):
+                if is_new and not _trained(claim.path) and not (claim.path / LOG).exists():
                     shutil.rmtree(claim.path, ignore_errors=True)
                 raise
     except UserError:
         for folder in missing:
-            with suppress(OSError):
+            with suppress(OSError):  # others may have put something into it meanwhile
                 folder.rmdir()
         raise
 

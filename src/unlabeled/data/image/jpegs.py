@@ -1,8 +1,8 @@
 """Plain JPEGs by Pillow's decoder alone: opening a small file takes Pillow about a third of the time of decoding it.
 
-Plain is what has no segment that decides what becomes of the pixels, such as EXIF or the index of several pictures, or
-that Pillow reads into: Huffman coding, one component or three of 8 bits. The decoder is the same, and so are the
-pixels.
+A JPEG is plain if it is coded by Huffman codes, with one or three components of 8 bits, and has no segment that Pillow
+parses or that changes the pixels, such as EXIF or the index of several pictures. The decoder is the same, and so are
+the pixels.
 """
 
 from struct import unpack_from

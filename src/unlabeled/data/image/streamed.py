@@ -78,9 +78,8 @@ class ImageDecoder(Decoder):
 
     def joined(self, samples: list[np.ndarray]) -> Batch:
         """As `Images.batch`; `size` is left out where all images have one."""
-        if (
-            len({image.shape[1:] for image in samples}) == 1
-        ):  # which a worker puts straight into shared memory
+        if len({image.shape[1:] for image in samples}) == 1:
+            # A worker collates straight into shared memory.
             return {"image": default_collate([torch.from_numpy(image) for image in samples])}
         sizes = torch.tensor([image.shape[1:] for image in samples])
         height, width = sizes.amax(0).tolist()
