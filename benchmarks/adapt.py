@@ -56,8 +56,8 @@ def in_colours_of(encoder: ImageEncoder, data: Data) -> ImageEncoder:
     config = {
         name: value for name, value in encoder.config.items() if name not in ("levels", "network_channels")
     }
-    taken = encoder.adapt.out_channels
-    other = encoders.build(**{**config, "in_channels": channels}, network_channels=taken)
+    network_channels = encoder.adapt.out_channels
+    other = encoders.build(**{**config, "in_channels": channels}, network_channels=network_channels)
     other.load_state_dict(encoder.state_dict())
     return other.eval()
 
@@ -80,9 +80,9 @@ def judge(encoder: ImageEncoder, train: Data, test: Data, seed: int) -> dict[str
 
 def trained(folder: Path, verb: str, method: str, data: Data, seed: int, **settings: Any) -> ImageEncoder:
     """A run that goes on where it was interrupted; its processor seconds are written beside it."""
-    file, spent = folder / "seconds.json", 0.0
+    file, seconds = folder / "seconds.json", 0.0
     if file.exists():
-        spent, whole = json.loads(file.read_text())
+        seconds, whole = json.loads(file.read_text())
         if whole:
             return unlabeled.load(folder / "run").encoder  # type: ignore[return-value]
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def trained(folder: Path, verb: str, method: str, data: Data, seed: int, **setti
         )  # fmt: skip
         whole = True
     finally:
-        file.write_text(json.dumps([spent + time.process_time() - began, whole]))
+        file.write_text(json.dumps([seconds + time.process_time() - began, whole]))
     return run.encoder  # type: ignore[return-value]
 
 
@@ -108,8 +108,10 @@ def measure(
         if not file.exists():
             right = judge(encoder, train, test, seed)
             save_file({column: value.to(torch.uint8) for column, value in right.items()}, file)
-            said = ", ".join(f"{column} {100 * value.float().mean():.1f}" for column, value in right.items())
-            print(f"{folder.name} on {name}: {said}", flush=True)
+            accuracies = ", ".join(
+                f"{column} {100 * value.float().mean():.1f}" for column, value in right.items()
+            )
+            print(f"{folder.name} on {name}: {accuracies}", flush=True)
 
 
 def play(arguments: Any, old: str, news: list[str], seeds: list[int]) -> None:

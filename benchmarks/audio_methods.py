@@ -162,8 +162,10 @@ def trained(name: str, train: Data, seconds: float) -> tuple[Any, Any]:
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         run = unlabeled.pretrain(name, train, out=f"{folder}/run", quiet=True, steps=steps, **settings)
-        spent, last = time.process_time() - began, run.history[-1]
-        print(f"{name}: {steps} steps, {spent:.0f} processor seconds, loss {last['loss']:.4f}", flush=True)
+        cpu_seconds, last = time.process_time() - began, run.history[-1]
+        print(
+            f"{name}: {steps} steps, {cpu_seconds:.0f} processor seconds, loss {last['loss']:.4f}", flush=True
+        )
         return encoder, run.encoder
 
 

@@ -33,9 +33,9 @@ def train(
     data = method.training_view(data)
     optimizer = torch.optim.AdamW(method.parameters(), lr, weight_decay=1e-5)
     began, steps = time.process_time(), 0
-    while (spent := time.process_time() - began) < seconds:
+    while (cpu_seconds := time.process_time() - began) < seconds:
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (steps + 1) / 20, 4 * (1 - spent / seconds) + 0.01)
+            group["lr"] = lr * min(1.0, (steps + 1) / 20, 4 * (1 - cpu_seconds / seconds) + 0.01)
         rows = torch.randperm(len(data))[:batch_size]
         loss = method(data.batch(rows))
         optimizer.zero_grad()
@@ -43,7 +43,7 @@ def train(
         optimizer.step()
         steps += 1
         if steps % 50 == 0:
-            print(f"{spent:.0f} s, step {steps}: loss {loss:.3f}", flush=True)
+            print(f"{cpu_seconds:.0f} s, step {steps}: loss {loss:.3f}", flush=True)
     return method.eval(), steps
 
 

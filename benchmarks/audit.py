@@ -95,14 +95,14 @@ def main() -> None:
     words.add_argument("--side", type=int, default=64)
     words.add_argument("--planted", type=int, default=100)
     words.add_argument("--data")
-    told = words.parse_args()
+    options = words.parse_args()
     numbers = np.random.default_rng(0)
-    images = list(opened(told.data)) if told.data else made(told.images, told.side)
-    if isinstance(images, list) and len(images) > told.images:
-        images = [images[row] for row in numbers.choice(len(images), told.images, replace=False)]
+    images = list(opened(options.data)) if options.data else made(options.images, options.side)
+    if isinstance(images, list) and len(images) > options.images:
+        images = [images[row] for row in numbers.choice(len(images), options.images, replace=False)]
     count, copies, planted = len(images), [], {}
     for name, change in CHANGES.items():
-        for row in numbers.choice(count, told.planted, replace=False).tolist():
+        for row in numbers.choice(count, options.planted, replace=False).tolist():
             planted[row, count + len(copies)] = name
             copies.append(change(images[row], numbers))
 
@@ -111,17 +111,19 @@ def main() -> None:
     small = torch.cat(
         [near_images.thumbnails(block) for block in [*blocks, *(copy[None] for copy in copies)]]
     )
-    found = near_images.near_pairs(small)
+    duplicates = near_images.near_pairs(small)
     seconds, used = time.perf_counter() - before, time.process_time() - processor
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{len(small):,} images: {seconds:.0f} s ({used:.0f} s of processors, {torch.get_num_threads()} threads), "
-        f"at most {memory:.1f} GiB with the images themselves; threshold {found.threshold:.3f}"
+        f"at most {memory:.1f} GiB with the images themselves; threshold {duplicates.threshold:.3f}"
     )
-    reported = {tuple(pair) for pair in found.pairs.tolist()}
+    reported = {tuple(pair) for pair in duplicates.pairs.tolist()}
     source = {copy: row for row, copy in planted}
     alone = (
-        {tuple(pair) for pair in near_images.near_pairs(small[:count]).pairs.tolist()} if told.data else set()
+        {tuple(pair) for pair in near_images.near_pairs(small[:count]).pairs.tolist()}
+        if options.data
+        else set()
     )
     right = {pair for pair in reported if source.get(pair[0], pair[0]) == source.get(pair[1], pair[1])}
     real = {
@@ -135,7 +137,7 @@ def main() -> None:
     print(
         f"{len(right):,} pairs of one image, {wrong:,} of two: precision {len(right) / (len(right) + wrong):.4f}"
     )
-    if told.data:
+    if options.data:
         print(
             f"{len(alone):,} pairs are found without planted copies, and are not counted here: look at them"
         )

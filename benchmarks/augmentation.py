@@ -140,10 +140,10 @@ def pil(images: Tensor) -> list[Image.Image]:
 def rate(act: Act, views: int, seconds: float) -> float:
     """Views per CPU-second, of at least that many seconds."""
     made, began = 0, time.process_time()
-    while (spent := time.process_time() - began) < seconds or not made:
+    while (cpu_seconds := time.process_time() - began) < seconds or not made:
         act()
         made += views
-    return made / spent
+    return made / cpu_seconds
 
 
 def measure(size: int, rounds: int, seconds: float) -> dict[str, float]:
@@ -168,8 +168,11 @@ def measure(size: int, rounds: int, seconds: float) -> dict[str, float]:
 def agreement(size: int) -> float:
     """Largest difference of our two forms, in gray levels of 255."""
     images = torch.randint(0, 256, (64, 3, size, size), dtype=torch.uint8)
-    drawn = Views(size, jitter=1.0, blur=blur(size)).draw({"image": images})
-    return 255 * (augment.apply(images, drawn) - augment.apply_tensors(images, drawn)).abs().max().item()
+    parameters = Views(size, jitter=1.0, blur=blur(size)).draw({"image": images})
+    return (
+        255
+        * (augment.apply(images, parameters) - augment.apply_tensors(images, parameters)).abs().max().item()
+    )
 
 
 def processor() -> str:

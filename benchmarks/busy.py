@@ -46,20 +46,22 @@ def main() -> None:
     arguments = parser.parse_args()
     ways = list(WAYS)[: 1 + arguments.spinning]
     cases = [(way, count) for count in (1, arguments.at_once) for way in ways]
-    taken: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    durations: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as folder:
         seconds(1, "as we start it", arguments.steps, Path(folder))  # compiles what is kept
         for _ in range(arguments.repeats):
             for way, count in cases:
-                taken[way, count].append(seconds(count, way, arguments.steps, Path(folder)))
-                print(f"{way}, {count} at once: {taken[way, count][-1]:.1f} s", file=sys.stderr, flush=True)
+                durations[way, count].append(seconds(count, way, arguments.steps, Path(folder)))
+                print(
+                    f"{way}, {count} at once: {durations[way, count][-1]:.1f} s", file=sys.stderr, flush=True
+                )
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, threads {os.environ.get('OMP_NUM_THREADS', 'all')}"
     )
     for way in ways:
-        alone, together = (statistics.median(taken[way, count]) for count in (1, arguments.at_once))
+        alone, together = (statistics.median(durations[way, count]) for count in (1, arguments.at_once))
         raw = "; ".join(
-            " ".join(f"{value:.1f}" for value in taken[way, count]) for count in (1, arguments.at_once)
+            " ".join(f"{value:.1f}" for value in durations[way, count]) for count in (1, arguments.at_once)
         )
         times = f"{together / alone:.1f} times as long"
         print(f"{way}: alone {alone:.1f} s, {arguments.at_once} at once {together:.1f} s, {times} ({raw})")

@@ -56,15 +56,15 @@ def trained(name: str, data: Data, seconds: float, options: dict[str, Any]) -> t
     method.prepare(read)
     rates = {key: kind.defaults[key] for key in ("lr", "weight_decay")}
     optimizer = torch.optim.AdamW(method.parameters(), **rates)
-    began, step, spent = time.process_time(), 0, 0.0
-    while spent < seconds:
+    began, step, cpu_seconds = time.process_time(), 0, 0.0
+    while cpu_seconds < seconds:
         torch.manual_seed(step)
         for group in optimizer.param_groups:
-            group["lr"] = rates["lr"] * (1 + math.cos(math.pi * spent / seconds)) / 2
+            group["lr"] = rates["lr"] * (1 + math.cos(math.pi * cpu_seconds / seconds)) / 2
         optimizer.zero_grad()
         method.train()(read.batch(torch.randperm(len(read))[: kind.defaults["batch_size"]])).backward()  # type: ignore[union-attr]
         optimizer.step()
-        step, spent = step + 1, time.process_time() - began
+        step, cpu_seconds = step + 1, time.process_time() - began
     return method.eval(), step
 
 
@@ -83,10 +83,10 @@ def judged(name: str, method: Method, train: Data, test: Data) -> list[Measureme
 def motions(method: Egomotion, train: Data, test: Data) -> list[Measurement]:
     """How many motions of unseen walks are put into the right bin, by component; walks are the independent units."""
     method.eval()
-    bins = torch.cat([method.bin(moved) for _, moved in drawn(method, train)])
+    bins = torch.cat([method.bin(moved) for _, moved in motion_pairs(method, train)])
     frequent = torch.stack([part.mode().values for part in bins.unbind(1)])
     right: dict[str, list[Tensor]] = {"unlabeled": [], "most frequent": []}
-    for images, moved in drawn(method, test):
+    for images, moved in motion_pairs(method, test):
         right["unlabeled"].append((method.logits(images).argmax(2) == method.bin(moved)).float())
         right["most frequent"].append((frequent == method.bin(moved)).float())
     walks = method.training_view(test).groups  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def motions(method: Egomotion, train: Data, test: Data) -> list[Measurement]:
     ]
 
 
-def drawn(method: Egomotion, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+def motion_pairs(method: Egomotion, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of images and their motions, the same number from each trajectory, the same in each call."""
     view = method.training_view(data)  # type: ignore[arg-type]
     torch.manual_seed(0)
@@ -153,12 +153,12 @@ def main() -> None:
         train, test = (open_data(source, split=split, kind=kind) for split in ("train", "test"))
         method, steps = trained(name, train, arguments.seconds, options)
         print(f"\n{part}: {name} on {source}, {steps} steps in {arguments.seconds:g} processor seconds")
-        for found in judged(name, method, train, test):
-            whole = interval_of(found)
+        for measurement in judged(name, method, train, test):
+            whole = interval_of(measurement)
             value, low, high = whole.value, whole.low, whole.high
-            layer = found.layer or "encoder"
+            layer = measurement.layer or "encoder"
             print(
-                f"  {found.unit:32} {layer:10} {found.features:18} {value:7.3f} "
+                f"  {measurement.unit:32} {layer:10} {measurement.features:18} {value:7.3f} "
                 + ("no interval" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"),
                 flush=True,
             )
@@ -167,10 +167,10 @@ def main() -> None:
                     "part": part,
                     "steps": steps,
                     "seconds": arguments.seconds,
-                    "unit": found.unit,
+                    "unit": measurement.unit,
                     "layer": layer,
                 }
-                | {"features": found.features, "value": value, "low": low, "high": high}
+                | {"features": measurement.features, "value": value, "low": low, "high": high}
             )
     if arguments.out:
         arguments.out.write_text(json.dumps(records, indent=1))

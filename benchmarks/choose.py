@@ -144,7 +144,7 @@ def row(contest: Contest, labels: str) -> str:
     best, second = order[:2]
     choice = json.loads((folder_of(contest.out, labels) / choosing.RESULT).read_text())
     pick = [one.title for one in field].index(choice["winner"])
-    total, spent = sum(run["seconds"] for run in runs), 60 * choice["minutes"]
+    total, cost = sum(run["seconds"] for run in runs), 60 * choice["minutes"]
     picks = {
         title: max(range(len(runs)), key=lambda index: value(runs[index], "many", criterion))
         for title, criterion in CRITERIA.items()
@@ -159,8 +159,8 @@ def row(contest: Contest, labels: str) -> str:
         field[pick].title,
         points(right[pick], right[best], groups),
         f"{100 * choice['probability']:.0f} %",
-        f"{100 * spent / total:.0f} %",
-        f"{100 * (spent + runs[pick]['seconds']) / total:.0f} %",
+        f"{100 * cost / total:.0f} %",
+        f"{100 * (cost + runs[pick]['seconds']) / total:.0f} %",
         ", ".join(
             f"{title.split(',')[0]} {100 * float(right[best].mean() - right[one].mean()):.1f}"
             for title, one in picks.items()

@@ -61,11 +61,11 @@ def held_apart(train: Data) -> tuple[Tensor, Tensor, Tensor]:
 def long_tailed(labels: Tensor, seed: int) -> Tensor:
     """Rows of a part in which the classes are ever smaller, the last a hundredth of the first."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kept = []
+    pieces = []
     for number in range(10):
         rows = order[labels[order] == number]
-        kept.append(rows[: round(len(rows) * RATIO ** (-number / 9))])
-    return torch.cat(kept).msort()
+        pieces.append(rows[: round(len(rows) * RATIO ** (-number / 9))])
+    return torch.cat(pieces).msort()
 
 
 def judge(encoder: Encoder, probing: Data, tested: dict[str, Data]) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def measure(source: str, out: Path) -> None:
 
 
 def _measure(folder: Path, arm: str, pool: Data, probing: Data, tested: dict[str, Data], seed: int) -> None:
-    began, spent = time.process_time(), {}
+    began, seconds = time.process_time(), {}
     part, facts = pool, {}
     if arm == "random":
         order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(100 + seed))
@@ -111,7 +111,7 @@ def _measure(folder: Path, arm: str, pool: Data, probing: Data, tested: dict[str
         run = "auto" if arm == "auto" else unlabeled.load(folder.parent / f"pool-{seed}" / "run")
         curation = curate(pool, run, seed=seed, out=folder, device="cpu")
         part, facts = curation.subset, {"summary": curation.summary()}
-    spent["choosing"] = time.process_time() - began
+    seconds["choosing"] = time.process_time() - began
     began = time.process_time()
     run = unlabeled.pretrain(
         "simclr",
@@ -122,16 +122,16 @@ def _measure(folder: Path, arm: str, pool: Data, probing: Data, tested: dict[str
         seed=seed,
         **TRAINING,
     )
-    spent["training"] = time.process_time() - began
+    seconds["training"] = time.process_time() - began
     began = time.process_time()
     right = judge(run.encoder, probing, tested)
-    spent["probing"] = time.process_time() - began
+    seconds["probing"] = time.process_time() - began
     counts = part.labels.bincount(minlength=10).tolist()
-    record = {"images": len(part), "classes": counts, "seconds": spent, **facts}
+    record = {"images": len(part), "classes": counts, "seconds": seconds, **facts}
     (folder / "about.json").write_text(json.dumps(record, indent=1))
     save_file({name: value.to(torch.uint8) for name, value in right.items()}, folder / "right.safetensors")
-    said = ", ".join(f"{name} {100 * value.float().mean():.1f}" for name, value in right.items())
-    print(f"{folder.name}: {len(part):,} images, {said}; CPU seconds {spent}", flush=True)
+    accuracies = ", ".join(f"{name} {100 * value.float().mean():.1f}" for name, value in right.items())
+    print(f"{folder.name}: {len(part):,} images, {accuracies}; CPU seconds {seconds}", flush=True)
 
 
 def table(out: Path) -> str:
@@ -148,7 +148,7 @@ def table(out: Path) -> str:
     def values(arm: str, name: str) -> Tensor:
         return torch.stack([one[name] for one in right[arm]]).double()
 
-    def said(arm: str, name: str, base: str | None = None) -> str:
+    def cell(arm: str, name: str, base: str | None = None) -> str:
         if base is not None and (base == arm or base not in arms):
             return ""
         difference = values(arm, name) - (0 if base is None else values(base, name))
@@ -162,7 +162,7 @@ def table(out: Path) -> str:
         "|---" * (4 + len(heads)) + "|",
     ]
     for arm in arms:
-        cells = [said(arm, f"{probe} test", base) for probe in PROBES for base in (None, "pool", "random")]
+        cells = [cell(arm, f"{probe} test", base) for probe in PROBES for base in (None, "pool", "random")]
         images, smallest, seconds = (
             sum(one) / SEEDS
             for one in (

@@ -36,9 +36,11 @@ def main() -> None:
         ]
         for answer in answers:
             for thing in range(1, int(true.max()) + 1):
-                found, wanted = answer == thing, true == thing
+                mask, true_mask = answer == thing, true == thing
                 for name, ours, theirs in (("J", iou, db_eval_iou), ("F", contour, db_eval_boundary)):
-                    apart = np.abs(ours(found, wanted).numpy() - theirs(wanted.numpy(), found.numpy())).max()
+                    apart = np.abs(
+                        ours(mask, true_mask).numpy() - theirs(true_mask.numpy(), mask.numpy())
+                    ).max()
                     worst[name] = max(worst[name], float(apart))
                 count += len(true)
     print(f"{count:,} masks; largest difference of J {worst['J']:.1g}, of F {worst['F']:.1g}")

@@ -88,11 +88,11 @@ def table(out: Path) -> str:
     folders = [
         one for one in sorted(out.iterdir()) if all((one / f"{part}.json").is_file() for part in PARTS)
     ]
-    found = {folder.name: cells(folder) for folder in folders}
-    heads = [f"{name}, {count} {'label' if count == 1 else 'labels'}" for name in found for count in COUNTS]
+    results = {folder.name: cells(folder) for folder in folders}
+    heads = [f"{name}, {count} {'label' if count == 1 else 'labels'}" for name in results for count in COUNTS]
     lines = [f"| learning | features and classifier | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
     for kind, row, probe, features in ROWS:
-        values = [_cell(own.get((probe, features, count))) for own in found.values() for count in COUNTS]
+        values = [_cell(own.get((probe, features, count))) for own in results.values() for count in COUNTS]
         lines.append(f"| {kind} | {row} | {' | '.join(values)} |")
     about = {folder.name: Scores.from_json(folder / "linear.json").about for folder in folders}
     sizes = [

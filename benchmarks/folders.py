@@ -89,16 +89,16 @@ def main() -> None:
         make(photos, chosen.photos, 375, 500, "jpg")
         rows: dict[str, list[list[list[float]]]] = {"unlabeled": [], "ImageFolder": []}
         for number in range(chosen.rounds):
-            for name, found in rows.items():
+            for name, times in rows.items():
                 cache = Path(below) / f"cache{number}"
                 seconds = run(name, photos, 128, 2, chosen.workers, cache)["seconds"]
                 again = run(name, photos, 128, 1, chosen.workers, cache)["seconds"]
-                found.append(seconds + again)
+                times.append(seconds + again)
         print(
             f"{chosen.photos:,} photos, {chosen.workers} workers, medians of {chosen.rounds} rounds in turns\n"
         )
         print("| | first epoch, s | later epochs, s | first epoch of a second run, s |\n|---|---|---|---|")
-        middle = {name: np.median(found, axis=0) for name, found in rows.items()}
+        middle = {name: np.median(times, axis=0) for name, times in rows.items()}
         middle["ratio"] = middle["ImageFolder"] / middle["unlabeled"]
         for name, values in middle.items():
             print(
@@ -110,9 +110,9 @@ def main() -> None:
             cache = Path(below) / "cache"
             print(f"\n{chosen.tiny:,} files of 8 x 8 pixels: seconds to the first batch, most memory in MiB")
             for name in ("unlabeled", *("unlabeled", "ImageFolder") * chosen.rounds):
-                found = run(name, tiny, 8, 0, chosen.workers, cache)
-                clock, used = found["seconds"][0]
-                print(f"{name}: {clock:.1f} ({used:.1f}) s, {found['memory']:.0f} MiB", flush=True)
+                record = run(name, tiny, 8, 0, chosen.workers, cache)
+                clock, used = record["seconds"][0]
+                print(f"{name}: {clock:.1f} ({used:.1f}) s, {record['memory']:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

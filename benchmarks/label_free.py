@@ -138,12 +138,14 @@ def play(name: str, images: Data, data: Labelled, seconds: float, out: Path) -> 
         batch_size=BATCH, holdout=0.0,
     )  # fmt: skip
     measure(steps)
-    spent = time.process_time() - began
+    cpu_seconds = time.process_time() - began
     out.write_text(
-        json.dumps({"seconds": spent, "verdict": run.history[-1]["verdict"], "checkpoints": checkpoints})
+        json.dumps(
+            {"seconds": cpu_seconds, "verdict": run.history[-1]["verdict"], "checkpoints": checkpoints}
+        )
     )
     last = checkpoints[-1]
-    print(out, f"{spent:.0f} s", steps, {**last["scores"], **last["many"]}, flush=True)
+    print(out, f"{cpu_seconds:.0f} s", steps, {**last["scores"], **last["many"]}, flush=True)
 
 
 def value(checkpoint: dict[str, Any], amount: str, criterion: str) -> float:

@@ -69,17 +69,17 @@ def main() -> None:
     for data in ["blobs", *([arguments.davis] if arguments.davis else [])]:
         began = time.process_time()
         settings = propagation.Settings(size=arguments.size)
-        found = propagation.measure(model, Parts(Source(data), None, None), settings)
-        print(f"\n{data}: {found[0].values.shape[1]} objects, {found[0].detail}")
+        measurements = propagation.measure(model, Parts(Source(data), None, None), settings)
+        print(f"\n{data}: {measurements[0].values.shape[1]} objects, {measurements[0].detail}")
         print(f"{time.process_time() - began:.0f} s of processor time")
-        for name in dict.fromkeys(measurement.features for measurement in found):
-            said = [
+        for name in dict.fromkeys(measurement.features for measurement in measurements):
+            texts = [
                 f"{m.unit} {m.values.mean():.3f} ({m.detail})"
-                for m in found[1:]
+                for m in measurements[1:]
                 if m.features == name and m.unit != "J&F"
             ]
-            both = next(m.values.mean() for m in found if m.features == name)
-            print(f"{name:16} J&F {both:.3f}  {'  '.join(said)}")
+            both = next(m.values.mean() for m in measurements if m.features == name)
+            print(f"{name:16} J&F {both:.3f}  {'  '.join(texts)}")
 
 
 if __name__ == "__main__":

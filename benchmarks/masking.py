@@ -57,8 +57,8 @@ def compare(name: str, images: Tensor, turns: int) -> None:
         "step of mae": (lambda: most({"image": images}), lambda: quarter({"image": images})),
     }
     for part, pair in cases.items():
-        found = [[seconds(compute) for compute in pair] for _ in range(turns + 1)][1:]
-        slow, fast = (median(times) for times in zip(*found, strict=True))
+        rounds = [[seconds(compute) for compute in pair] for _ in range(turns + 1)][1:]
+        slow, fast = (median(times) for times in zip(*rounds, strict=True))
         print(f"| {name} | {part} | {slow:.3f} | {fast:.3f} | {slow / fast:.2f} |", flush=True)
 
 

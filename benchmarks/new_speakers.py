@@ -36,10 +36,11 @@ def trained(name: str, train: Data, seconds: float, out: Path) -> Any:
     steps = steps_within(seconds, methods.load(name)(encoder), train, settings["batch_size"])
     began = time.process_time()
     run = unlabeled.pretrain(name, train, out=out, quiet=True, steps=steps, **settings)
-    spent, last = time.process_time() - began, run.history[-1]
+    cpu_seconds, last = time.process_time() - began, run.history[-1]
     shown = {key: round(value, 3) for key, value in last["metrics"].items()}
     print(
-        f"{out.name}: {last['step']} steps, {spent:.0f} processor seconds, loss {last['loss']:.4f} ", end=""
+        f"{out.name}: {last['step']} steps, {cpu_seconds:.0f} processor seconds, loss {last['loss']:.4f} ",
+        end="",
     )
     print(f"(chance {last['chance']:.4f}) {shown}", flush=True)
     return run

@@ -46,8 +46,8 @@ def features(data: str, out: Path) -> dict[str, Tensor]:
             "simclr", train, out=out / "run", encoder="resnet10t", image_size=32, steps=STEPS, batch_size=BATCH,
             lr=2e-3, crop=0.2,
         )  # fmt: skip
-        found = {"train_labels": train.labels, "test_labels": test.labels}
-        save_file(found | {"train": embed(run, train)[0], "test": embed(run, test)[0]}, path)
+        labels = {"train_labels": train.labels, "test_labels": test.labels}
+        save_file(labels | {"train": embed(run, train)[0], "test": embed(run, test)[0]}, path)
     return load_file(path)
 
 
@@ -106,15 +106,15 @@ def compare_linear(data: dict[str, Tensor], epochs: int, seeds: int) -> None:
     if importlib.util.find_spec("lightly"):
         others["lightly `LinearClassifier`"] = lightly
     names = ["ours", *others]
-    spent: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     right: dict[str, list[float]] = {name: [] for name in names}
 
     def turn(name: str, probe: Probe, seed: int) -> None:
         began = time.process_time()
         predicted = probe(data, epochs, seed)
-        spent[name].append(time.process_time() - began)
+        times[name].append(time.process_time() - began)
         right[name].append(100 * (predicted == data["test_labels"]).float().mean().item())
-        print(f"seed {seed}: {name} {right[name][-1]:.2f} % in {spent[name][-1]:.2f} s", flush=True)
+        print(f"seed {seed}: {name} {right[name][-1]:.2f} % in {times[name][-1]:.2f} s", flush=True)
 
     for seed in range(seeds):
         for name, probe in others.items():
@@ -126,10 +126,10 @@ def compare_linear(data: dict[str, Tensor], epochs: int, seeds: int) -> None:
     )
     print("|---|---|---|---|---|---|")
     for name in names:
-        faster = median(spent[name]) / median(spent["ours"])
+        faster = median(times[name]) / median(times["ours"])
         each = ", ".join(f"{value:.2f}" for value in dict.fromkeys(right[name]))
         print(
-            f"| {name} | {mean(right[name]):.2f} | {each} | {median(spent[name]):.2f} | {len(spent[name])} "
+            f"| {name} | {mean(right[name]):.2f} | {each} | {median(times[name]):.2f} | {len(times[name])} "
             f"| {faster:.1f} |"
         )
 

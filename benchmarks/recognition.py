@@ -87,8 +87,8 @@ def main() -> None:
         for place, (name, encoder) in enumerate(trained.items()):
             print(f"{count} labels per class, {name}", flush=True)
             with telling(lambda line: print("   ", line, flush=True)):
-                found = measured(encoder, train.subset(chosen), test, controls=not place)
-            for row, value in found.items():
+                scores = measured(encoder, train.subset(chosen), test, controls=not place)
+            for row, value in scores.items():
                 rows.setdefault(row.replace(OURS, name), []).append(value)
     counts = arguments.labels.split(",")
     print(f"\n| {arguments.data} | " + " | ".join(f"{count} labels per class" for count in counts) + " |")

@@ -49,15 +49,15 @@ def main() -> None:
     commands = dict(COMMANDS)
     if importlib.util.find_spec("lightly") is None:
         del commands["import lightly"]
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, command in commands.items():
-            found = once(command)
+            seconds = once(command)
             if number:  # the first round brings the files into memory
-                spent[name].append(found)
+                times[name].append(seconds)
     print("| command | seconds on the clock | of the processors |\n|---|---|---|")
-    for name, found in spent.items():
-        clock, busy = (median(column) for column in zip(*found))
+    for name, pairs in times.items():
+        clock, busy = (median(column) for column in zip(*pairs))
         print(f"| `{name}` | {clock:.2f} | {busy:.2f} |")
     print(f"\nMedians of {rounds} rounds, load {os.getloadavg()[0]:.1f}.")
 

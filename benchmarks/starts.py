@@ -71,10 +71,10 @@ def maps(encoder: ImageEncoder, data: Data, names: list[str] | None = None) -> d
     """Each map of all images on a grid of 2x2, float, shape (images, numbers)."""
     pieces: dict[str, list[Tensor]] = {name: [] for name in names or encoder.map_dims}
     for rows in torch.arange(len(data)).split(500):
-        found = encoder.maps(encoder.inputs(data.batch(rows)))
-        for name, kept in pieces.items():
-            kept.append(F.adaptive_avg_pool2d(found[name], 2).flatten(1))
-    return {name: torch.cat(kept) for name, kept in pieces.items()}
+        outputs = encoder.maps(encoder.inputs(data.batch(rows)))
+        for name, chunks in pieces.items():
+            chunks.append(F.adaptive_avg_pool2d(outputs[name], 2).flatten(1))
+    return {name: torch.cat(chunks) for name, chunks in pieces.items()}
 
 
 def predicted(probe: str, train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
@@ -124,9 +124,9 @@ def measure(method: str, name: str, start: str, parts: tuple[Data, Data, Data], 
 
 def trained(method: str, name: str, start: str, images: Data, folder: Path, seed: int) -> ImageEncoder:
     """The network after its training, which goes on where it was interrupted; its seconds are written beside it."""
-    file, run, spent = folder / "seconds.json", folder / "run", 0.0
+    file, run, seconds = folder / "seconds.json", folder / "run", 0.0
     if file.exists():
-        spent, whole = json.loads(file.read_text())
+        seconds, whole = json.loads(file.read_text())
         if whole and method != "untrained":
             return unlabeled.load(run).encoder  # type: ignore[return-value]
     encoder, whole = started(name, start, images, seed), False
@@ -142,7 +142,7 @@ def trained(method: str, name: str, start: str, images: Data, folder: Path, seed
             encoder = unlabeled.pretrain(method, images, **given, **settings).encoder
         whole = True
     finally:
-        file.write_text(json.dumps([spent + time.process_time() - began, whole]))
+        file.write_text(json.dumps([seconds + time.process_time() - began, whole]))
     return encoder  # type: ignore[return-value]
 
 

@@ -64,9 +64,9 @@ def linear() -> nn.Module:
 
 def durations() -> list[float]:
     """Of the steps since the last call, without the first ones."""
-    spent = [after - before for before, after in pairwise(starts)]
+    times = [after - before for before, after in pairwise(starts)]
     starts.clear()
-    return spent[SKIPPED:]
+    return times[SKIPPED:]
 
 
 def ours(method: Method, data: Data, batch: int, steps: int) -> list[float]:
@@ -163,11 +163,11 @@ def compare(name: str, folder: str, data: Data, rounds: int, steps: int) -> str:
         turns["lightly"] = lambda: lightly_alone(name, folder, steps)
     method, batch = fresh(), data.batch(torch.arange(256))
     pretext(method, batch)  # the first call compiles
-    spent: dict[str, list[float]] = {turn: [] for turn in turns}
+    times: dict[str, list[float]] = {turn: [] for turn in turns}
     for _ in range(rounds):
         for turn, act in turns.items():
-            spent[turn] += act()
-    middle = {turn: 1000 * median(values) for turn, values in spent.items()}
+            times[turn] += act()
+    middle = {turn: 1000 * median(values) for turn, values in times.items()}
     row = f"| {name} | {middle['ours']:.0f} | {middle['pretext']:.0f} | {middle['pretext'] / middle['ours']:.1%} "
     row += f"| {middle['bare']:.0f} | {middle['ours'] / middle['bare']:.2f} "
     if "lightly" in middle:
@@ -179,11 +179,11 @@ def added(
     build: Callable[[], Method], data: Data, batch: int, rounds: int, steps: int
 ) -> tuple[float, float]:
     """Median microseconds of a step in our loop and in a bare one."""
-    spent: dict[str, list[float]] = {"ours": [], "bare": []}
+    times: dict[str, list[float]] = {"ours": [], "bare": []}
     for _ in range(rounds):
-        spent["ours"] += ours(build(), data, batch, steps)
-        spent["bare"] += bare(build(), data, batch, steps)
-    return 1e6 * median(spent["ours"]), 1e6 * median(spent["bare"])
+        times["ours"] += ours(build(), data, batch, steps)
+        times["bare"] += bare(build(), data, batch, steps)
+    return 1e6 * median(times["ours"]), 1e6 * median(times["bare"])
 
 
 def main() -> None:

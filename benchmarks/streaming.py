@@ -147,9 +147,9 @@ def main() -> None:
         line += f", {cpu:.2f} CPU s / 1,000"
         if "folder" in measured:
             rounds = [one["images/s"] / other["images/s"] for one, other in zip(runs, measured["folder"])]
-            spent = [other["cpu"] / one["cpu"] for one, other in zip(runs, measured["folder"])]
+            ratios = [other["cpu"] / one["cpu"] for one, other in zip(runs, measured["folder"])]
             each = ", ".join(f"{ratio:.2f}" for ratio in rounds)
-            line += f", {statistics.median(rounds):.2f} times folder ({each}), by CPU {statistics.median(spent):.2f}"
+            line += f", {statistics.median(rounds):.2f} times folder ({each}), by CPU {statistics.median(ratios):.2f}"
         print(line)
 
 

@@ -56,9 +56,9 @@ def parts(table: dict[str, Any], data: Path) -> tuple[Data, Data]:
     """Images to learn from, and images to score."""
     everything, test = open_splits(data)
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
-    choosing, learned = order[:CHOOSING], order[CHOOSING : CHOOSING + table["images"]]
+    choosing, training = order[:CHOOSING], order[CHOOSING : CHOOSING + table["images"]]
     scored = everything.subset(choosing) if table.get("score") == "choosing" else test
-    return everything.subset(learned), scored
+    return everything.subset(training), scored
 
 
 @contextmanager
@@ -157,12 +157,12 @@ def value(
     records: list[dict[str, Any]], column: dict[str, Any], features: str = OURS
 ) -> dict[str, Any] | None:
     """The record of a column."""
-    wanted = {
+    query = {
         "labels_per_class": "all",
         **{k: v for k, v in column.items() if k != "title"},
         "features": features,
     }
-    return next((record for record in records if all(record.get(k) == v for k, v in wanted.items())), None)
+    return next((record for record in records if all(record.get(k) == v for k, v in query.items())), None)
 
 
 def cell(record: dict[str, Any] | None) -> str:

@@ -276,16 +276,18 @@ def choose(data: Path, out: Path, minutes: float) -> tuple[Column, ...]:
     Both learn from three quarters of the training images and are scored on the others, so that no test image chooses.
     """
     file = out / "choice.json"
-    found: dict[str, dict[str, dict[str, float]]] = json.loads(file.read_text()) if file.exists() else {}
+    differences: dict[str, dict[str, dict[str, float]]] = (
+        json.loads(file.read_text()) if file.exists() else {}
+    )
     chosen = []
     for column in COLUMNS:
         if column.task == "multilabel":
             chosen.append(column)
             continue
-        if column.folder not in found:
-            found[column.folder] = _differences(column, data, out, minutes)
-            file.write_text(json.dumps(found, indent=1) + "\n")
-        best = max(CANDIDATES, key=lambda train: found[column.folder][train]["difference"])
+        if column.folder not in differences:
+            differences[column.folder] = _differences(column, data, out, minutes)
+            file.write_text(json.dumps(differences, indent=1) + "\n")
+        best = max(CANDIDATES, key=lambda train: differences[column.folder][train]["difference"])
         chosen.append(replace(column, train=best))
     return tuple(chosen)
 
@@ -293,7 +295,7 @@ def choose(data: Path, out: Path, minutes: float) -> tuple[Column, ...]:
 def _differences(column: Column, data: Path, out: Path, minutes: float) -> dict[str, dict[str, float]]:
     """Mean scores on training images by the part that is trained."""
     encoder = bare(pretrained(WITH_LABELS, data, SOURCE, out, minutes).encoder)
-    parts, found = held_out(parts_of(column, data)), {}
+    parts, differences = held_out(parts_of(column, data)), {}
     for train in CANDIDATES:
         means = {}
         for row in ("random", WITH_LABELS):
@@ -303,9 +305,9 @@ def _differences(column: Column, data: Path, out: Path, minutes: float) -> dict[
                 cell(row, encoder, replace(column, train=train), parts, CHOOSING_COUNT, seed, folder)
                 values.append(float(cells.read(folder / file_name(MAIN[column.task])).values.mean()))
             means[row] = sum(values) / len(values)
-        found[train] = means | {"difference": means[WITH_LABELS] - means["random"]}
-        print(f"{column.title}, {train} trained, on training images: {found[train]}", flush=True)
-    return found
+        differences[train] = means | {"difference": means[WITH_LABELS] - means["random"]}
+        print(f"{column.title}, {train} trained, on training images: {differences[train]}", flush=True)
+    return differences
 
 
 def file_name(unit: str) -> str:
@@ -342,8 +344,8 @@ def merged(out: Path, source: str, row: str, column: Column, count: Count, unit:
     else:
         files = sorted((out / source / row / column.folder).glob(f"{count}-*/{name}"))
         files = [file for file in files if (file.parent / "cost.json").exists()]
-    found = [cells.read(file) for file in files if file.exists()]
-    return cells.together(found) if found else None
+    measurements = [cells.read(file) for file in files if file.exists()]
+    return cells.together(measurements) if measurements else None
 
 
 def number(measurement: Measurement | None) -> str:
@@ -393,11 +395,11 @@ def _overview(out: Path, source: str, rows: list[str]) -> str:
     values: dict[str, dict[Column, float]] = {}
     for row in ["guess", *rows]:
         length = out / source / row / "length.json"
-        spent = json.loads(length.read_text()) if length.exists() else {}
+        budget = json.loads(length.read_text()) if length.exists() else {}
         texts = [
             row if row in METHODS else f"*{row}*",
-            str(spent.get("seconds", "-")),
-            str(spent.get("step", "-")),
+            str(budget.get("seconds", "-")),
+            str(budget.get("step", "-")),
         ]
         for column in COLUMNS:
             name = column.guess if row == "guess" else row
@@ -441,21 +443,23 @@ def _by_count(out: Path, source: str, rows: list[str], column: Column) -> str:
         if more:
             texts.append(" / ".join(f"{one:g}" for one in PRINTED_DETECTION.get(row, ())) or "-")
         lines.append(f"| {' | '.join(texts)} |")
-    said = "" if about is None else f"{about.samples} test images; trained: {about.layer}; {about.detail}."
-    return "\n".join([*lines, "", said])
+    note = "" if about is None else f"{about.samples} test images; trained: {about.layer}; {about.detail}."
+    return "\n".join([*lines, "", note])
 
 
 def _by_class(out: Path, source: str, rows: list[str], column: Column) -> str:
     """Scores of single classes with all labelled images."""
-    found = {row: merged(out, source, row, column, "all", MAIN[column.task]) for row in rows}
-    names = list(dict.fromkeys(name for one in found.values() if one is not None for name in one.by_class))
+    measurements = {row: merged(out, source, row, column, "all", MAIN[column.task]) for row in rows}
+    names = list(
+        dict.fromkeys(name for one in measurements.values() if one is not None for name in one.by_class)
+    )
     if not names:
         return ""
     lines = [
         f"| {MAIN[column.task]} of a class, all labels | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",
     ]
-    for row, one in found.items():
+    for row, one in measurements.items():
         own = {} if one is None else one.by_class
         texts = [f"{100 * own[name]:.1f}" if name in own else "-" for name in names]
         lines.append(f"| {row if row in METHODS else f'*{row}*'} | {' | '.join(texts)} |")
@@ -498,17 +502,17 @@ def cost(data: Path, out: Path, minutes: float, threads: int) -> str:
     """Each task by the command line in a process of its own, with the defaults of the library."""
     pretrained(METHODS[0], data, SOURCE, out, minutes)
     file = out / "costs.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    costs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for task, target in TIMED.items():
-        if task in found:
+        if task in costs:
             continue
         with tempfile.TemporaryDirectory() as folder:
             few(data / target, Path(folder) / target)
             run = out / SOURCE / METHODS[0] / "run"
-            found[task] = timed(task, run, Path(folder) / target, threads) | {"target": target}
-        file.write_text(json.dumps(found, indent=1) + "\n")
-        print(task, found[task], flush=True)
-    return cost_table(found)
+            costs[task] = timed(task, run, Path(folder) / target, threads) | {"target": target}
+        file.write_text(json.dumps(costs, indent=1) + "\n")
+        print(task, costs[task], flush=True)
+    return cost_table(costs)
 
 
 def few(source: Path, target: Path) -> None:
@@ -539,10 +543,10 @@ def _few_rows(source: Path, target: Path) -> None:
     for file in source.glob("*.parquet"):
         table = parquet.read_table(file)
         most = (TRAINED if file.name.startswith("train") else TESTED) // FEW_CLASSES
-        taken: dict[int, list[int]] = {}
+        by_label: dict[int, list[int]] = {}
         for row, label in enumerate(table["label"].to_pylist()):
-            taken.setdefault(label, []).append(row)
-        rows = [row for label in range(FEW_CLASSES) for row in taken[label][:most]]
+            by_label.setdefault(label, []).append(row)
+        rows = [row for label in range(FEW_CLASSES) for row in by_label[label][:most]]
         parquet.write_table(table.take(rows), target / file.name)
 
 
@@ -595,12 +599,12 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def cost_table(found: dict[str, Any]) -> str:
+def cost_table(costs: dict[str, Any]) -> str:
     lines = [
         "| `--probe` with its defaults | 200 images of | starts after s | of CPU | wall s | CPU s | peak MiB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for task, one in found.items():
+    for task, one in costs.items():
         texts = [
             str(one.get(name, "-")) for name in ("start", "start_cpu", "seconds", "cpu_seconds", "peak_mib")
         ]

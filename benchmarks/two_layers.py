@@ -33,18 +33,16 @@ def main() -> None:
     images = open_data(options.data, kind="image", split="train")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     scored = min(2000, len(images) // 5)
-    held_out, learned = images.subset(order[:scored]), images.subset(order[scored : 5 * scored])
+    held_out, train = images.subset(order[:scored]), images.subset(order[scored : 5 * scored])
     for encoder in options.encoders.split(","):
         began = time.process_time()
         out = options.out / encoder
-        run = unlabeled.pretrain(
-            "patch_dictionary", learned, encoder=encoder, out=out, quiet=True, resume=True
-        )
+        run = unlabeled.pretrain("patch_dictionary", train, encoder=encoder, out=out, quiet=True, resume=True)
         print(f"{encoder}: {time.process_time() - began:.0f} CPU s of training", flush=True)
         for features in options.features.split(","):
             began = time.process_time()
             scores = evaluate(
-                run, (learned, held_out), labels_per_class=("all", 10), controls="none", features=features
+                run, (train, held_out), labels_per_class=("all", 10), controls="none", features=features
             )
             print(f"{features}: {time.process_time() - began:.0f} CPU s\n{scores.table()}", flush=True)
 

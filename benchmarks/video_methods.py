@@ -119,8 +119,11 @@ def train(name: str, source: str, seconds: float, out: Path) -> tuple[Any, Data,
         settings["steps"] = steps_within(seconds, method, data, settings["batch_size"])
     began = time.process_time()
     run = unlabeled.pretrain(name, data, out=out / f"{name}-{source}", quiet=True, **settings)
-    spent = time.process_time() - began
-    print(f"{name} on {source}: {run.history[-1]['step']} steps, {spent:.0f} processor seconds", flush=True)
+    cpu_seconds = time.process_time() - began
+    print(
+        f"{name} on {source}: {run.history[-1]['step']} steps, {cpu_seconds:.0f} processor seconds",
+        flush=True,
+    )
     return run, data, test
 
 

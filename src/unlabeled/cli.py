@@ -607,8 +607,10 @@ def _measure(run: Any, data: Any, name: str, measured: dict[str, Any], **options
         measured[name] = measure(run, data, progress=_tell, save=save, **options)
         _keep(run, measured[name])
     except KeyboardInterrupt:
-        kept = f"; the scores so far are in {run.results_folder / 'scores.json'}" if name in measured else ""
-        raise KeyboardInterrupt(f"stopped{kept}") from None
+        suffix = (
+            f"; the scores so far are in {run.results_folder / 'scores.json'}" if name in measured else ""
+        )
+        raise KeyboardInterrupt(f"stopped{suffix}") from None
 
 
 def _keep(run: Any, scores: Any) -> None:

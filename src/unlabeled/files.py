@@ -35,15 +35,15 @@ RUN_FILES = (
 _PART = re.compile(r"(#\d+|\[\d+\]|:\d+)$")
 """What the path of a sample ends with that is one of many in a file."""
 LOCK = ".lock"
-_held: set[int] = set()
+_lock_handles: set[int] = set()
 """Handles of locks: a child that is forked would hold them even after its parent has died."""
 
 
 def _let_go() -> None:
-    for handle in _held:
+    for handle in _lock_handles:
         with contextlib.suppress(OSError):
             os.close(handle)
-    _held.clear()
+    _lock_handles.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -131,7 +131,7 @@ def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
     handle = _lock(file, wait)
-    _held.add(handle)
+    _lock_handles.add(handle)
     try:
         with contextlib.suppress(OSError):  # a full disk can still be locked
             os.truncate(handle, 0)
@@ -140,8 +140,8 @@ def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]
     finally:
         with contextlib.suppress(OSError):  # else it would be the next one's
             file.unlink()
-        if handle in _held:  # else this is a child that leaves the block of its parent
-            _held.discard(handle)
+        if handle in _lock_handles:  # else this is a child that leaves the block of its parent
+            _lock_handles.discard(handle)
             os.close(handle)
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -43,11 +43,11 @@ def watched(items: Iterable[Item], total: int, what: str, things: str) -> Iterat
         things: What they are called, a plural.
     """
     tell, began = _TELL.get(), time.monotonic()
-    told = began
+    last_report = began
     for done, item in enumerate(items):
         now = time.monotonic()
-        if tell is not None and done and now - told >= SECONDS:
-            told = now
+        if tell is not None and done and now - last_report >= SECONDS:
+            last_report = now
             left = duration((now - began) / done * (total - done))
             tell(f"{what}: {done:,} of {total:,} {things}, about {left} left")
         yield item

@@ -15,7 +15,7 @@ from unlabeled.evaluation.model import EvaluatedModel, Transfer
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import detection
-from unlabeled.evaluation.tasks.detection import TASK, _drawn, _example, _truth, build
+from unlabeled.evaluation.tasks.detection import TASK, _example, _pictures, _truth, build
 
 pytest.importorskip("pycocotools")
 
@@ -243,7 +243,7 @@ def test_pictures_name_the_classes_of_boxes_where_there_is_room() -> None:
         images = from_images(torch.zeros(1, 3, side, side, dtype=torch.uint8), name="black")
         boxes = [things((8, 8, side - 8, side - 8, 0))]
         data = AnnotatedImages(images, torch.full((1, 2), side), [name], things=boxes)
-        return _drawn(data, _truth(data), 0)
+        return _pictures(data, _truth(data), 0)
 
     assert not torch.equal(drawn(128, "cat"), drawn(128, "dog")), "the names differ"
     assert torch.equal(drawn(64, "cat"), drawn(64, "dog")), "no room for a name"

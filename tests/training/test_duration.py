@@ -223,7 +223,7 @@ def test_a_method_with_steps_of_its_own_takes_no_more_of_them_to_fill_the_time(
 
 def test_the_time_holds_what_fitting_features_takes_and_says_where_it_cannot() -> None:
     whole, part = (
-        choose(Costs(1.0), 2.0, spent=10.0, each=100, most=999, why="", after=after, features=", then 60 s")
+        choose(Costs(1.0), 2.0, before=10.0, each=100, most=999, why="", after=after, features=", then 60 s")
         for after in (0.0, 60.0)
     )
     assert whole.steps - part.steps == 60 and part.note.startswith(

@@ -75,9 +75,9 @@ class Curation:
     def sizes(self, level: int = -1) -> tuple[Tensor, Tensor]:
         """Samples of each cluster of a level, and how many of them were taken, int64, shape (clusters,) each."""
         clusters = self.levels[level]
-        own, taken = clusters >= 0, self.taken & (clusters >= 0)
+        own, selection = clusters >= 0, self.taken & (clusters >= 0)
         count = int(clusters.max()) + 1 if own.any() else 0
-        return clusters[own].bincount(minlength=count), clusters[taken].bincount(minlength=count)
+        return clusters[own].bincount(minlength=count), clusters[selection].bincount(minlength=count)
 
     def summary(self) -> list[str]:
         """What was done, a sentence each."""
@@ -88,15 +88,17 @@ class Curation:
             f"skipped: {kinds['equal']:,} equal to others, {kinds['near-duplicate']:,} near-duplicates, "
             f"{kinds['outlier']:,} outliers, {kinds['surplus']:,} surplus of large clusters"
         ]
-        sizes, taken = self.sizes()
+        sizes, selection_sizes = self.sizes()
         if len(sizes):
-            before, after = (100 * float(part.max()) / max(int(part.sum()), 1) for part in (sizes, taken))
+            before, after = (
+                100 * float(part.max()) / max(int(part.sum()), 1) for part in (sizes, selection_sizes)
+            )
             lines.append(
                 f"the largest of {len(sizes):,} clusters: {before:.1f} % before, {after:.1f} % after"
             )
-        kept = int(self.taken[self.outliers].sum())
+        outlier_count = int(self.taken[self.outliers].sum())
         lines.append(
-            f"outliers, farther than {self.fence:.3f} from others: {len(self.outliers):,}, {kept:,} taken"
+            f"outliers, farther than {self.fence:.3f} from others: {len(self.outliers):,}, {outlier_count:,} taken"
         )
         return lines + self._classes() + self.notes
 
@@ -207,27 +209,27 @@ def _curated(opened: Embedded, settings: dict[str, Any], say: Callable[[str], No
     counts = default_clusters(len(rows)) if settings["clusters"] is None else [*settings["clusters"]]
     levels = hierarchy(points, counts, rounds=settings["rounds"], seed=seed)
     share = SHARE if settings["share"] is None else settings["share"]
-    wanted = settings["size"] or max(1, math.floor(share * count))
-    drawn = balance.draw(levels, counts, min(wanted, len(rows)), seed=seed)
-    reasons |= _surplus(rows, drawn, levels[0], counts[0])
+    size = settings["size"] or max(1, math.floor(share * count))
+    selection = balance.draw(levels, counts, min(size, len(rows)), seed=seed)
+    reasons |= _surplus(rows, selection, levels[0], counts[0])
     of_samples = torch.full((len(levels), count), -1)
     cluster = torch.arange(len(rows))
     for level, assignments in enumerate(levels):
         cluster = assignments[cluster]
         of_samples[level, rows] = cluster
-    notes = _notes(opened, duplicates, wanted, len(rows))
-    settings = settings | {"clusters": counts, "size": wanted}
+    notes = _notes(opened, duplicates, size, len(rows))
+    settings = settings | {"clusters": counts, "size": size}
     reasons = dict(sorted(reasons.items()))
     return Curation(
-        opened.name, pool, rows[drawn], reasons, of_samples, isolation, outlying, fence, notes, settings
+        opened.name, pool, rows[selection], reasons, of_samples, isolation, outlying, fence, notes, settings
     )
 
 
-def _notes(opened: Embedded, duplicates: anomalies.Copies, wanted: int, left: int) -> list[str]:
+def _notes(opened: Embedded, duplicates: anomalies.Copies, size: int, left: int) -> list[str]:
     """What a reader must know, a sentence each."""
     notes = []
-    if wanted > left:
-        notes.append(f"{wanted:,} were asked for, but only {left:,} are left")
+    if size > left:
+        notes.append(f"{size:,} were asked for, but only {left:,} are left")
     if duplicates.threshold is not None:
         notes.append(f"near-duplicates are pairs that score {duplicates.threshold:.3f} or more")
     if opened.other_splits:
@@ -235,13 +237,13 @@ def _notes(opened: Embedded, duplicates: anomalies.Copies, wanted: int, left: in
     return notes
 
 
-def _surplus(rows: Tensor, drawn: Tensor, assignments: Tensor, count: int) -> dict[int, str]:
+def _surplus(rows: Tensor, selection: Tensor, assignments: Tensor, count: int) -> dict[int, str]:
     """Why samples that were not drawn were not, by row."""
     sizes = flat_sizes([assignments], [count])[0].tolist()
-    taken = assignments[drawn].bincount(minlength=count).tolist()
-    left = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, drawn, False)
+    selection_sizes = assignments[selection].bincount(minlength=count).tolist()
+    left = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, selection, False)
     pairs = zip(rows[left].tolist(), assignments[left].tolist())
     return {
-        row: f"surplus: {taken[cluster]:,} of the {sizes[cluster]:,} of cluster {cluster} taken"
+        row: f"surplus: {selection_sizes[cluster]:,} of the {sizes[cluster]:,} of cluster {cluster} taken"
         for row, cluster in pairs
     }

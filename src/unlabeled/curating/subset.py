@@ -132,10 +132,10 @@ def _omitted(curation: Curation, labels: Sequence[str | None]) -> Iterable[list[
 
 
 def _outliers(curation: Curation, labels: Sequence[str | None]) -> Iterable[list[Any]]:
-    taken = curation.taken.tolist()
+    selection = curation.taken.tolist()
     for row in curation.outliers.tolist():
         distance = f"{float(curation.isolation[row]):.4f}"
-        yield [curation.data.paths[row], labels[row] or "", distance, "yes" if taken[row] else "no"]
+        yield [curation.data.paths[row], labels[row] or "", distance, "yes" if selection[row] else "no"]
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:

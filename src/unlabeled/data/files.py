@@ -200,8 +200,8 @@ def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
     tops = {folder.partition(os.sep)[0] for folder in parents(files)}
     splits = {top: SPLITS.get(top.lower(), top) for top in tops if top}
     words = {top: _SPLIT_IN_NAME.findall(top.lower()) for top in tops}
-    if all(map(len, words.values())) and separate([SPLITS[found[-1]] for found in words.values()]):
-        splits = {top: SPLITS[found[-1]] for top, found in words.items()}
+    if all(map(len, words.values())) and separate([SPLITS[matches[-1]] for matches in words.values()]):
+        splits = {top: SPLITS[matches[-1]] for top, matches in words.items()}
     if not (separate(splits.values()) or ("" not in tops and {*splits.values()} <= {*SPLITS.values()})):
         return {"all": files}, []
     parts: dict[str, list[File]] = {}

@@ -128,14 +128,14 @@ def with_tables(
     tables = [file for file in below.files if file.path not in samples and file.ends(listings.TABLES)]
     annotations = listings.annotate(below.root, files, tables, label)
     reasons = {skip.path: skip.reason for skip in annotations.skipped}
-    taken = samples | annotations.used.keys()
-    skipped = skipped_files(below, taken, lambda file: reasons.get(file.path) or why_not(file))
+    inputs = samples | annotations.used.keys()
+    skipped = skipped_files(below, inputs, lambda file: reasons.get(file.path) or why_not(file))
     return from_folders(below.root, name, files, skipped, broken, annotations)
 
 
-def skipped_files(below: Walk, taken: Collection[str], why_not: Callable[[File], str]) -> list[Skipped]:
+def skipped_files(below: Walk, inputs: Collection[str], why_not: Callable[[File], str]) -> list[Skipped]:
     """All below a folder that was not taken, with the reason."""
-    others = [Skipped(file.path, why_not(file)) for file in below.files if file.path not in taken]
+    others = [Skipped(file.path, why_not(file)) for file in below.files if file.path not in inputs]
     return [
         Skipped(os.path.join(below.root, skip.path), skip.reason) for skip in sorted(below.skipped + others)
     ]
@@ -200,14 +200,16 @@ def _folders(files: list[File], splits: Mapping[str, str]) -> _Folders:
     folders = {split: parents(part) for split, part in parts.items()}
     depth += _shared(set().union(*folders.values()), depth, ())
     names = {folder: _class_at(folder, depth) for part in folders.values() for folder in part}
-    found = {split: {names[folder] for folder in part} for split, part in folders.items()}
-    wrappers = _wrappers(found)
-    found |= {split: {None} for split in wrappers}
+    by_split = {split: {names[folder] for folder in part} for split, part in folders.items()}
+    wrappers = _wrappers(by_split)
+    by_split |= {split: {None} for split in wrappers}
 
     def classes(split: str) -> list[str] | None:
         alike = parts.keys() & set(SPLITS.values()) if split in SPLITS.values() else {split}
-        together = {name for other in alike if None not in found[other] for name in found[other] if name}
-        return in_order(together) if None not in found[split] and len(together) > 1 else None
+        together = {
+            name for other in alike if None not in by_split[other] for name in by_split[other] if name
+        }
+        return in_order(together) if None not in by_split[split] and len(together) > 1 else None
 
     return _Folders(above, parts, beside, reason, names, wrappers, {split: classes(split) for split in parts})
 

@@ -72,7 +72,7 @@ def divide(data: Data, share: float = _TEST_FRACTION) -> tuple[Data, Data]:
     test = _rows(classes, share) if alone else _Division(numbers, classes, share).test[numbers]
     if not test.any():
         raise UserError(_undivided(data, digests, int(classes.max()) + 1 if len(data) else 0))
-    note(_told(data, digests, test))
+    note(_summary(data, digests, test))
     return data.subset(~test), data.subset(test)
 
 
@@ -107,8 +107,8 @@ class _Division:
         """Units that have a sample of each class."""
         for unit, label in pairs.tolist():
             self.having[label].append(unit)
-        self.wanted = [share * count for count in classes.bincount().tolist()]
-        self.taken = [0] * len(self.having)
+        self.targets = [share * count for count in classes.bincount().tolist()]
+        self.test_counts = [0] * len(self.having)
         self.left = [len(units) for units in self.having]
         """Units of each class that are for training."""
         self.test = torch.zeros(len(self.parts), dtype=torch.bool)
@@ -117,7 +117,9 @@ class _Division:
     def _choose(self) -> None:
         order = torch.randperm(len(self.parts), generator=torch.Generator().manual_seed(0)).tolist()
         for unit in order:
-            fits = all(self.taken[label] + count <= self.wanted[label] for label, count in self.parts[unit])
+            fits = all(
+                self.test_counts[label] + count <= self.targets[label] for label, count in self.parts[unit]
+            )
             if fits and self._may(unit):
                 self._take(unit)
         place = {unit: number for number, unit in enumerate(order)}
@@ -126,7 +128,7 @@ class _Division:
             if not possible:
                 continue
             best = min(possible, key=lambda unit: (self._change(unit), place[unit]))
-            if self._change(best) < 0 or not self.taken[label]:
+            if self._change(best) < 0 or not self.test_counts[label]:
                 self._take(best)
 
     def _may(self, unit: int) -> bool:
@@ -136,27 +138,28 @@ class _Division:
     def _change(self, unit: int) -> float:
         """By how many samples the classes would be farther from what is wanted."""
         return sum(
-            abs(self.taken[label] + count - self.wanted[label]) - abs(self.taken[label] - self.wanted[label])
+            abs(self.test_counts[label] + count - self.targets[label])
+            - abs(self.test_counts[label] - self.targets[label])
             for label, count in self.parts[unit]
         )
 
     def _take(self, unit: int) -> None:
         self.test[unit] = True
         for label, count in self.parts[unit]:
-            self.taken[label] += count
+            self.test_counts[label] += count
             self.left[label] -= 1
 
 
-def _told(data: Data, digests: Tensor, test: Tensor) -> str:
+def _summary(data: Data, digests: Tensor, test: Tensor) -> str:
     """How data was divided and what was kept together, in one line."""
     percent = round(100 * float(test.float().mean()))
     by = f" by {len(data.groups.unique()):,} {data.group_unit}" if data.groups is not None else ""
-    told = f"{data.name} divided {100 - percent} to {percent}{by or _by_class(data)}"
+    line = f"{data.name} divided {100 - percent} to {percent}{by or _by_class(data)}"
     if count := repeats(digests):
-        told += f"; {count:,} duplicate {data.unit} kept in the same part"
+        line += f"; {count:,} duplicate {data.unit} kept in the same part"
     if count := contradictions(digests, data.labels):
-        told += f"; {count:,} equal {data.unit} have contradictory labels"
-    return told
+        line += f"; {count:,} equal {data.unit} have contradictory labels"
+    return line
 
 
 def _by_class(data: Data) -> str:

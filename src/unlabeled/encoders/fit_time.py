@@ -63,14 +63,14 @@ def multiplications(spec: Spec, samples: int, numbers: int) -> int:
     """
     if spec.scaling in ("none", "standardize"):
         return 0
-    asked = spec.dimensions or DIMENSIONS[spec.scaling]
-    most = {"whiten": asked, "views": REDUCED, "contrast": MOST_REDUCED}[spec.scaling]
-    kept = min(most, samples, numbers)
-    count = 6 * samples * numbers * kept + EXPENSIVE * kept**3  # three rounds of orthogonal iteration
+    dimensions = spec.dimensions or DIMENSIONS[spec.scaling]
+    most = {"whiten": dimensions, "views": REDUCED, "contrast": MOST_REDUCED}[spec.scaling]
+    rank = min(most, samples, numbers)
+    count = 6 * samples * numbers * rank + EXPENSIVE * rank**3  # three rounds of orthogonal iteration
     if spec.scaling != "whiten":
-        count += VIEWS * samples * kept * (numbers + kept) + EXPENSIVE * kept**3
+        count += VIEWS * samples * rank * (numbers + rank) + EXPENSIVE * rank**3
     if spec.scaling == "contrast":  # two views, forwards and twice as much backwards
-        count += PASSES * samples * 6 * HIDDEN * (min(asked, kept) + OUT)
+        count += PASSES * samples * 6 * HIDDEN * (min(dimensions, rank) + OUT)
     return count
 
 

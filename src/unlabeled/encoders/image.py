@@ -405,9 +405,9 @@ def fitted(
     notes = []
     network_channels = network_channels or _fixed_channels(name, input, channels, architecture)
     if not exact or image_size is None:
-        taken = Adapt(input, channels, network_channels).out_channels
-        reason = refusal(name, taken, size, architecture)
-        if reason and (near := nearest_sizes(name, taken, size, reason, architecture)):
+        out_channels = Adapt(input, channels, network_channels).out_channels
+        reason = refusal(name, out_channels, size, architecture)
+        if reason and (near := nearest_sizes(name, out_channels, size, reason, architecture)):
             nearest = min(near, key=lambda other: abs(other - size))
             size, note = nearest, f"image_size {nearest}, not {size}, for {name} ({reason})"
             notes.append(note)
@@ -442,14 +442,18 @@ def _fixed_channels(name: str, input: Input, channels: int, architecture: str | 
     """
     if architecture is None and not name.startswith(from_torchvision.PREFIX):
         return None
-    taken = 3 if architecture is None else from_transformers.channels_of(architecture)
+    network_channels = 3 if architecture is None else from_transformers.channels_of(architecture)
     given = Adapt(input, channels).out_channels
-    if given == taken:
+    if given == network_channels:
         return None
-    if given == 1 or (input, given, taken) == ("color", 3, 1):
-        return taken
-    able = " or ".join(map(str, sorted({1, taken, 3 if taken == 1 else taken})))
-    raise UserError(f"images must have {able} channels for a network that takes {taken}, got {given}")
+    if given == 1 or (input, given, network_channels) == ("color", 3, 1):
+        return network_channels
+    able = " or ".join(
+        map(str, sorted({1, network_channels, 3 if network_channels == 1 else network_channels}))
+    )
+    raise UserError(
+        f"images must have {able} channels for a network that takes {network_channels}, got {given}"
+    )
 
 
 def require_name(name: str) -> None:

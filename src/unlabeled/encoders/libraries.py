@@ -157,11 +157,11 @@ def _file(path: Path, kind: str) -> Pretrained:
     if config.get("kind", "image") != kind or not isinstance(name, str):
         return own
     described = {"architecture": config["architecture"]} if "architecture" in config else {}
-    found = replace(
+    source = replace(
         own, encoder=name, arguments=described, image_size=size if isinstance(size, int) else None
     )
     channels = config.get("network_channels") or config.get("in_channels")
-    return replace(found, channels=channels) if config.get("input") == "color" else found
+    return replace(source, channels=channels) if config.get("input") == "color" else source
 
 
 def _timm(weights: str, name: str, kind: str) -> Pretrained:

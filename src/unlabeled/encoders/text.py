@@ -344,7 +344,7 @@ def fitted(
     if described:
         encoder = build(name, **{**described, **({} if length is None else {"length": length})})
     else:
-        encoder = build(name, length=length, tokenizer=_learned(name, texts, vocabulary))
+        encoder = build(name, length=length, tokenizer=_tokenizer_json(name, texts, vocabulary))
     tokens = encoder.encode([text[: 16 * encoder.length] for text in texts])
     encoder.adapt.fit(tokens)
     if encoder.family == "bert":
@@ -357,7 +357,7 @@ def fitted(
     return encoder
 
 
-def _learned(name: str, texts: Sequence[str], vocabulary: int | None) -> str:
+def _tokenizer_json(name: str, texts: Sequence[str], vocabulary: int | None) -> str:
     """A tokenizer learned from texts, as JSON."""
     if vocabulary is None:
         characters = sum(map(len, texts))

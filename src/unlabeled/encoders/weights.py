@@ -153,13 +153,13 @@ def match(
     if any((missing, misshapen, deeper)):
         listing = "; ".join(f"{len(keys)} {fault} ({_few(keys)})" for fault, keys in faults.items() if keys)
         raise UserError(f"weights must fit {name}, got {file}: {listing}")
-    taken = {key: candidates[key] for key in own if key in candidates}
-    floats = {key: value for key, value in taken.items() if value.is_floating_point()}
+    weights = {key: candidates[key] for key in own if key in candidates}
+    floats = {key: value for key, value in weights.items() if value.is_floating_point()}
     if broken := [key for key, value in floats.items() if not value.isfinite().all()]:
         raise UserError(f"weights must be finite, got NaN or infinity in {_few(broken)} of {file}")
     others = [*extra, *beside, *(key for key in state if not key.startswith(prefix))]
     ignored = [key for key in others if not _within(key, heads)]
-    counters = len(own) - len(taken)
+    counters = len(own) - len(weights)
     details = [
         f"named {prefix}..." if prefix else "",
         f"{counters} counters of norms at 0" if counters else "",
@@ -168,8 +168,8 @@ def match(
         resized,
     ]
     return Matched(
-        {**{key: own[key] for key in own if key not in taken}, **taken},
-        ", ".join([f"{len(taken)} tensors of {file} loaded", *filter(None, details)]),
+        {**{key: own[key] for key in own if key not in weights}, **weights},
+        ", ".join([f"{len(weights)} tensors of {file} loaded", *filter(None, details)]),
     )
 
 

@@ -26,11 +26,11 @@ def precision_recall(scores: Tensor, hits: Tensor, total: float) -> tuple[Tensor
         Precision and recall from the highest score to the lowest, float64, shape (scores,) each.
     """
     order = scores.argsort(descending=True, stable=True)
-    ranked, found = scores[order], hits[order].double().cumsum(0)
+    ranked, true_positives = scores[order], hits[order].double().cumsum(0)
     last = torch.ones(len(order), dtype=torch.bool, device=scores.device)
     last[:-1] = ranked[1:] != ranked[:-1]
     places = torch.arange(1, len(order) + 1, device=scores.device)[last]
-    return found[last] / places, found[last] / total
+    return true_positives[last] / places, true_positives[last] / total
 
 
 def average_precision(scores: Tensor, hits: Tensor, total: float | None = None) -> float:

@@ -217,9 +217,9 @@ class Bet:
             0: "the budgets show no trend in the difference beyond noise, so what more would do is open",
         }
         side = _side(slope)
-        told = "the effect of more budget cannot be determined" if side is None else words[side]
+        outlook = "the effect of more budget cannot be determined" if side is None else words[side]
         lines.append(
-            f"The difference changed by {_signed(slope, unit)} with each doubling: {told}. If the trend over the "
+            f"The difference changed by {_signed(slope, unit)} with each doubling: {outlook}. If the trend over the "
             f"logarithm of the budget continues, it is {_signed(later, unit)} at {2 * budgets[-1]:,} steps."
         )
         return lines
@@ -235,8 +235,10 @@ class Bet:
     def _scratch(self, count: int) -> Measurement | None:
         """The best of the controls: what a user without pre-training could have at most."""
         controls = {features for features, _, _ in self.cells} - {*NAMES}
-        found = [one for features in sorted(controls) if (one := self.get(features, count)) is not None]
-        return max(found, key=lambda one: float(one.values.mean()), default=None)
+        measurements = [
+            one for features in sorted(controls) if (one := self.get(features, count)) is not None
+        ]
+        return max(measurements, key=lambda one: float(one.values.mean()), default=None)
 
     def _worth(self) -> list[str]:
         """How many labels pre-training was worth, a line for each number of labels of which something can be said."""
@@ -271,10 +273,10 @@ class Bet:
     def _scope(self) -> str:
         """What intervals are over, and what not."""
         units = interval_of(next(iter(self.cells.values()))).units
-        drawn = f"each on its own draw of the labels{' unless all are used' if self._all else ''}; "
+        draws = f"each on its own draw of the labels{' unless all are used' if self._all else ''}; "
         return (
             f"Intervals (95 %) are over {counted(units, 'independent test samples')} and "
-            f"{counted(self.terms.seeds, 'trainings')} on the target, {'' if self.counts == [self._all] else drawn}"
+            f"{counted(self.terms.seeds, 'trainings')} on the target, {'' if self.counts == [self._all] else draws}"
             "with one pre-training for each budget, whose randomness they do not include."
         )
 

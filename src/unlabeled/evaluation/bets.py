@@ -78,10 +78,12 @@ def bet(
         _keep(folder, agreed)
         players = _Players(agreed, folder, quiet)
         keys = players.play()
-        found: dict[Key, list[Measurement]] = {}
+        measurements: dict[Key, list[Measurement]] = {}
         for key, file in dict.fromkeys(keys):  # "all" and a number may be the same labels
-            found.setdefault(key, []).append(cells.read(file))
-        return Bet(folder, agreed, {key: cells.together(own) for key, own in found.items()}, players.notes)
+            measurements.setdefault(key, []).append(cells.read(file))
+        return Bet(
+            folder, agreed, {key: cells.together(own) for key, own in measurements.items()}, players.notes
+        )
 
 
 def _terms(config: str | Path | None, given: Mapping[str, Any]) -> Terms:
@@ -140,12 +142,12 @@ def _keep(folder: Path, terms: Terms) -> None:
             raise UserError(
                 f"out must hold a bet that can be read, got {file} ({check.reason(error)})"
             ) from error
-        held, wanted = (one | one.get("settings", {}) for one in (stored, words))
-        for name in {**held, **wanted}:
-            if name not in ("device", "settings") and held.get(name) != wanted.get(name):
+        old_terms, new_terms = (one | one.get("settings", {}) for one in (stored, words))
+        for name in {**old_terms, **new_terms}:
+            if name not in ("device", "settings") and old_terms.get(name) != new_terms.get(name):
                 raise UserError(
-                    f"out must be a new folder, got {folder}, which holds a bet with {name} {held.get(name)}, not "
-                    f"{wanted.get(name)}"
+                    f"out must be a new folder, got {folder}, which holds a bet with {name} {old_terms.get(name)}, not "
+                    f"{new_terms.get(name)}"
                 )
         return
     with atomic(file) as path:
@@ -299,10 +301,10 @@ class _Players:
             size=terms.size, steps=terms.steps, transfer=Transfer((count,), train=(terms.train,)), name=place,
         )  # fmt: skip
         # Guesses come first, then ours: the task's own controls are not trained.
-        wanted = features if features in GUESSES.values() else OURS
+        name = features if features in GUESSES.values() else OURS
         every: Any = TASKS.load(terms.task).measure(model, self.parts)
         with closing(every):
-            return next(one for one in every if one.features == wanted)
+            return next(one for one in every if one.features == name)
 
     def _classified(self, network: Any, count: int | str, settings: Settings, scratch: bool) -> Measurement:
         """By a linear classifier on frozen features, by fine-tuning with it, or with a random one at the full rate."""

@@ -52,15 +52,15 @@ def voc_matches(detections: Detections, things: Things, label: int) -> tuple[Ten
     order = scores.argsort(descending=True, stable=True)
     targets, difficult = things.boxes[true], things.difficult[true].tolist()
     overlaps = box_iou(boxes.double(), targets.double())
-    taken, places, right = set(), [], []
+    matches, places, right = set(), [], []
     for place in order.tolist():
         best = int(overlaps[place].argmax()) if len(targets) else -1
         near = best >= 0 and float(overlaps[place, best]) >= OVERLAP
         if near and difficult[best]:
             continue
         places.append(place)
-        right.append(near and best not in taken)
-        taken.add(best if near else None)
+        right.append(near and best not in matches)
+        matches.add(best if near else None)
     return scores[torch.tensor(places, dtype=torch.int64)], torch.tensor(right, dtype=torch.bool)
 
 

@@ -111,11 +111,11 @@ def follow(shown: Tensor, own: Tensor, poses: Tensor, start: int) -> Tensor:
     return torch.tensor(path)
 
 
-def degrees(taken: Tensor, true: Tensor) -> Tensor:
+def degrees(imitation: Tensor, true: Tensor) -> Tensor:
     """Mean distance of joint angles in degrees over all frames but the first, which is given, and all joints; scalar.
 
     Args:
-        taken: Radians, float, shape (frames, joints).
+        imitation: Radians, float, shape (frames, joints).
         true: Radians, the same shape.
     """
-    return (taken - true)[1:].abs().mean() * 180 / math.pi
+    return (imitation - true)[1:].abs().mean() * 180 / math.pi

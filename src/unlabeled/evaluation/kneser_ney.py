@@ -109,8 +109,8 @@ class KneserNey:
             joined = self._joined(windows, length, grams, len(before.grams)) if before else windows[:, -1]
             grams = _find(level.grams, joined)
             count = np.where(grams >= 0, level.counts[grams], 0)
-            kept = np.maximum(count - level.discounts[np.minimum(count, 3)], 0) / level.totals[contexts]
-            mixed = np.where(contexts >= 0, kept + level.rest[contexts] * mixed, mixed)
+            mass = np.maximum(count - level.discounts[np.minimum(count, 3)], 0) / level.totals[contexts]
+            mixed = np.where(contexts >= 0, mass + level.rest[contexts] * mixed, mixed)
         return mixed
 
     def _joined(self, windows: np.ndarray, length: int, shorter: np.ndarray, count: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def _level(grams: np.ndarray, counts: np.ndarray, contexts: np.ndarray, owners: 
     return Level(grams, counts, contexts, totals, rest, by)
 
 
-def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Places in rising keys, -1 where there is none, int64, shape of `wanted`."""
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, places, -1)
+def _find(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Places in rising keys, -1 where there is none, int64, shape of `queries`."""
+    places = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[places] == queries, places, -1)

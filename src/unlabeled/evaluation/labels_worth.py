@@ -91,9 +91,9 @@ def labels_worth(
         squares = torch.randn(repeats, draws - 1, generator=generator, dtype=torch.double).square().sum(1)
         weights[1:] = normal / math.sqrt(draws) / squares[:, None].sqrt()
     times = torch.zeros(repeats + 1, units, dtype=torch.double)
-    drawn = torch.randint(units, (repeats, units), generator=generator)
+    indices = torch.randint(units, (repeats, units), generator=generator)
     times[1:] = torch.zeros(repeats, units, dtype=torch.double).scatter_add_(
-        1, drawn, torch.ones(drawn.shape, dtype=torch.double)
+        1, indices, torch.ones(indices.shape, dtype=torch.double)
     ) - 1  # fmt: skip
     first, second = (
         one.by_draw.mean(1)
@@ -101,11 +101,14 @@ def labels_worth(
         + times @ one.changes.T
         for one in (scratch, pretrained)
     )  # row 0 is what was measured
-    found = _reached(counts, monotone(first), second)
+    label_counts = _reached(counts, monotone(first), second)
     low, high = (
-        found[1:].sort(0).values[place] for place in (round(0.025 * repeats), round(0.975 * repeats) - 1)
+        label_counts[1:].sort(0).values[place]
+        for place in (round(0.025 * repeats), round(0.975 * repeats) - 1)
     )
-    return [Worth(*row) for row in zip(counts, found[0].tolist(), low.tolist(), high.tolist(), strict=True)]
+    return [
+        Worth(*row) for row in zip(counts, label_counts[0].tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
 
 
 def monotone(values: Tensor) -> Tensor:
@@ -124,19 +127,19 @@ def monotone(values: Tensor) -> Tensor:
     return torch.stack(columns, -1)
 
 
-def _reached(counts: Sequence[int], curves: Tensor, wanted: Tensor) -> Tensor:
-    """Number of labels at which each curve, shape (curves, counts), reaches each wanted score, of the same shape."""
+def _reached(counts: Sequence[int], curves: Tensor, scores: Tensor) -> Tensor:
+    """Number of labels at which each curve, shape (curves, counts), reaches each of `scores`, of the same shape."""
     from scipy.interpolate import PchipInterpolator
 
     logs = torch.tensor(counts, dtype=torch.double).log()
     grid = torch.linspace(float(logs[0]), float(logs[-1]), GRID, dtype=torch.double)
     heights = torch.from_numpy(PchipInterpolator(logs.numpy(), curves.numpy(), axis=1)(grid.numpy()))
     heights = heights.contiguous().cummax(1).values  # rounding
-    right = torch.searchsorted(heights, wanted.contiguous())
+    right = torch.searchsorted(heights, scores.contiguous())
     inside = right.clamp(1, GRID - 1)
     above, below = heights.gather(1, inside), heights.gather(1, inside - 1)
-    part = ((wanted - below) / (above - below).clamp(min=1e-12)).clamp(0, 1)
-    found = (grid[inside - 1] + part * (grid[1] - grid[0])).exp()
-    found[wanted < heights[:, :1]] = 0
-    found[wanted > heights[:, -1:]] = math.inf
-    return found
+    part = ((scores - below) / (above - below).clamp(min=1e-12)).clamp(0, 1)
+    label_counts = (grid[inside - 1] + part * (grid[1] - grid[0])).exp()
+    label_counts[scores < heights[:, :1]] = 0
+    label_counts[scores > heights[:, -1:]] = math.inf
+    return label_counts

@@ -55,28 +55,32 @@ def account(run: Run | None, train: Images | None, test: Images, seen: Tensor) -
         what they are near-duplicates of; None where they were not looked for. What does not apply is omitted.
     """
     digests = test.digests()
-    held = digests[:0] if train is None else train.digests()
-    learned = run.digests if run is not None and run.kind == test.kind else None
-    tested = _large_enough(test, ~torch.isin(digests, held))
+    train_digests = digests[:0] if train is None else train.digests()
+    pretraining_digests = run.digests if run is not None and run.kind == test.kind else None
+    tested = _large_enough(test, ~torch.isin(digests, train_digests))
     in_training: Copies | None = {}
     in_pretraining: Copies | None = {}
     notes = []
     if train is not None:
-        rows = _originals(train, torch.ones_like(held, dtype=torch.bool), test, tested)
+        rows = _originals(train, torch.ones_like(train_digests, dtype=torch.bool), test, tested)
         if rows is None:
             notes.append(f"near-duplicates among the {len(train) + len(test):,} images {_not_counted()}")
             in_training = None
         else:
             in_training = {row: train.paths[first] for row, first in rows.items()}
-            both = torch.isin(held, held[:0] if learned is None else learned)
+            both = torch.isin(
+                train_digests, train_digests[:0] if pretraining_digests is None else pretraining_digests
+            )
             in_pretraining = {
                 row: in_training[row] for row, first in rows.items() if both[first] and not seen[row]
             }
-    if run is not None and learned is not None:
-        others, note = _among_others(run, learned[~torch.isin(learned, held)], test, tested & ~seen)
+    if run is not None and pretraining_digests is not None:
+        others, note = _among_others(
+            run, pretraining_digests[~torch.isin(pretraining_digests, train_digests)], test, tested & ~seen
+        )
         notes += [note] if note else []
         in_pretraining = None if others is None else others | in_pretraining
-    about, sentences = _told(test, in_pretraining, in_training)
+    about, sentences = _summary(test, in_pretraining, in_training)
     return about, [*sentences, *notes]
 
 
@@ -108,12 +112,15 @@ def named(paths: Sequence[str]) -> str:
     return ", ".join(paths[:NAMED]) + more
 
 
-def _told(
+def _summary(
     test: Images, in_pretraining: Copies | None, in_training: Copies | None
 ) -> tuple[Account, list[str]]:
     """Near-duplicates as scores keep them, and a sentence on each place, or one where both places hold the same."""
-    learned, held = "that the encoder was pre-trained on", "in the training part"
-    places = [("near_in_pretraining", in_pretraining, learned), ("near_in_training_part", in_training, held)]
+    pretraining, training = "that the encoder was pre-trained on", "in the training part"
+    places = [
+        ("near_in_pretraining", in_pretraining, pretraining),
+        ("near_in_training_part", in_training, training),
+    ]
     about: Account = {}
     sentences = []
     for name, copies, where in places:
@@ -125,7 +132,7 @@ def _told(
             what = "is probably a near-duplicate of an image"
             what = what if len(rows) == 1 else "are probably near-duplicates of images"
             names = named([f"{path} of {original}" for path, original in pairs])
-            where = f"{held} {learned} too" if in_pretraining == in_training else where
+            where = f"{training} {pretraining} too" if in_pretraining == in_training else where
             sentences.append(f"{subject(samples, test)} {what} {where} ({names})")
     return about, list(dict.fromkeys(sentences))
 
@@ -144,13 +151,13 @@ def _among_others(run: Run, digests: Tensor, test: Images, tested: Tensor) -> tu
     """
     if not len(digests) or not tested.any():
         return {}, ""
-    learned, source = "that the encoder was pre-trained on", run.config.get("data", {}).get("source")
-    what = f"near-duplicates of {counted(len(digests), 'images')} {learned}"
+    clause, source = "that the encoder was pre-trained on", run.config.get("data", {}).get("source")
+    what = f"near-duplicates of {counted(len(digests), 'images')} {clause}"
     if len(digests) + int(tested.sum()) > MOST_COMPARED:
         return None, f"{what} {_not_counted()}"
     if not source:
         return None, f"{what} are not looked for, as the run does not name its images"
-    report(f"opening {source} again, to look for near-duplicates of images {learned}")
+    report(f"opening {source} again, to look for near-duplicates of images {clause}")
     settings = run.config.get("settings", {})
     options = {name: settings[name] for name in OPENING if name in settings}
     try:
@@ -160,11 +167,11 @@ def _among_others(run: Run, digests: Tensor, test: Images, tested: Tensor) -> tu
         return None, f"{what} are not looked for, as its source cannot be opened again"
     assert isinstance(data, Images)
     among = torch.isin(data.digests(), digests)
-    gone = len(digests) - len(data.digests()[among].unique())
+    count = len(digests) - len(data.digests()[among].unique())
     rows = _originals(data, among, test, tested) or {}
-    what = f"near-duplicates of {counted(gone, 'images')} {learned}"
-    note = f"{what} are not looked for, as its source does not hold them any more" if gone else ""
-    return None if gone == len(digests) else {row: data.paths[first] for row, first in rows.items()}, note
+    what = f"near-duplicates of {counted(count, 'images')} {clause}"
+    note = f"{what} are not looked for, as its source does not hold them any more" if count else ""
+    return None if count == len(digests) else {row: data.paths[first] for row, first in rows.items()}, note
 
 
 def _originals(data: Images, among: Tensor, test: Images, tested: Tensor) -> dict[int, int] | None:

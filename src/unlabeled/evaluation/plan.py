@@ -168,7 +168,7 @@ def controls_for(words: Sequence[str], kind: str, weights: Any = None) -> list[s
     for word in words:
         if word not in suited and word not in GROUPS:
             raise UserError(f"controls must be of {', '.join(suited)} for {kind} encoders, got {word}")
-    wanted = [
+    names = [
         name
         for name, control in suited.items()
         if name in words
@@ -181,12 +181,12 @@ def controls_for(words: Sequence[str], kind: str, weights: Any = None) -> list[s
             and (weights is not None or not control.needs_weights)
         )
     ]
-    if weights is None and (lacking := [name for name in wanted if suited[name].needs_weights]):
+    if weights is None and (lacking := [name for name in names if suited[name].needs_weights]):
         raise UserError(
             f"public_weights must name the weights of the control {lacking[0]}, as timm:NAME, hf:OWNER/NAME or a file, "
             "for what did not start from any, got none"
         )
-    return sorted(wanted, key=lambda name: suited[name].row)
+    return sorted(names, key=lambda name: suited[name].row)
 
 
 def cells(request: Request, encoder: "Encoder", rarest: int) -> list[Cell]:

@@ -96,8 +96,8 @@ def class_scores(
         examples: Rows of the training texts that stand before.
         labels: Classes that the examples are said to be of; None for the true ones.
     """
-    asked = [prompts.of(examples, prompts.test[row], labels) for row in queries]
-    return scorer(asked) - scorer([prompts.of(examples, [], labels)])
+    questions = [prompts.of(examples, prompts.test[row], labels) for row in queries]
+    return scorer(questions) - scorer([prompts.of(examples, [], labels)])
 
 
 @dataclass(frozen=True)
@@ -257,12 +257,14 @@ def _network(method: GPT, names: Sequence[Pieces], model: EvaluatedModel) -> Sco
     method.to(model.device).eval()
     stems = {tuple(name[:-1]) for name in names}  # names of a single piece are all read from one pass
 
-    def score(asked: Sequence[Pieces]) -> Tensor:
-        scores = torch.zeros(len(asked), len(names), dtype=torch.double)
-        parts = [(stem, start) for stem in sorted(stems) for start in range(0, len(asked), BATCH)]
+    def score(prompts: Sequence[Pieces]) -> Tensor:
+        scores = torch.zeros(len(prompts), len(names), dtype=torch.double)
+        parts = [(stem, start) for stem in sorted(stems) for start in range(0, len(prompts), BATCH)]
         for stem, start in watched(parts, len(parts), "prompts", "batches"):
             rows = slice(start, start + BATCH)
-            likely = after(method, [[*prompt, *stem] for prompt in asked[rows]], len(stem) + 1, model.device)
+            likely = after(
+                method, [[*prompt, *stem] for prompt in prompts[rows]], len(stem) + 1, model.device
+            )
             for number, name in enumerate(names):
                 if tuple(name[:-1]) == stem:
                     scores[rows, number] = likely[:, range(len(name)), name].mean(1)
@@ -287,9 +289,9 @@ def after(method: GPT, rows: Sequence[Pieces], count: int, device: torch.device)
 def unigram(fractions: Tensor, names: Sequence[Pieces]) -> Scorer:
     """Scores by the frequencies of pieces, half of them in the prompt and half of them in all texts."""
 
-    def score(asked: Sequence[Pieces]) -> Tensor:
+    def score(prompts: Sequence[Pieces]) -> Tensor:
         rows = []
-        for prompt in asked:
+        for prompt in prompts:
             own = torch.tensor(prompt).bincount(minlength=len(fractions)) / len(prompt)
             logs = ((own + fractions) / 2).log()
             rows.append(torch.stack([logs[name].mean() for name in names]))

@@ -48,8 +48,8 @@ def account(run: Any, parts: Parts) -> Account:
     if isinstance(run, Run):
         about["seen_in_pretraining"], note, seen = _in_pretraining(run, parts)
         notes.append(note)
-    held = torch.zeros(0, dtype=torch.int64) if train is None else train.digests()
-    if both := listing(test, torch.isin(test.digests(), held).nonzero().flatten().tolist()):
+    train_digests = torch.zeros(0, dtype=torch.int64) if train is None else train.digests()
+    if both := listing(test, torch.isin(test.digests(), train_digests).nonzero().flatten().tolist()):
         about["in_training_part"] = both
         verb = "is" if both["samples"] == 1 else "are"
         notes.append(f"{subject(both, test)} {verb} in the training part too ({named(both['paths'])})")
@@ -63,7 +63,7 @@ def account(run: Any, parts: Parts) -> Account:
         notes += some
     if train is not None and train.labels is not None and test.labels is not None:
         labels = torch.cat([train.labels, test.labels])
-        if count := contradictions(torch.cat([held, test.digests()]), labels):
+        if count := contradictions(torch.cat([train_digests, test.digests()]), labels):
             notes.append(f"{count:,} equal {test.unit} have contradictory labels")
     note = "; ".join(filter(None, notes))
     return about | ({"note": note} if note else {})
@@ -78,11 +78,11 @@ def together(accounts: Sequence[Account]) -> Account:
 
 def _in_pretraining(run: Run, parts: Parts) -> tuple[Account | None, str, Tensor]:
     """Test samples that a run was trained on, a sentence about them, empty where there are none, and which they are."""
-    test, learned = parts.test, run.digests
+    test, digests = parts.test, run.digests
     assert test is not None
     unknown = f"so whether the encoder was pre-trained on these test {test.unit} is not known"
     seen = torch.zeros(len(test), dtype=torch.bool)
-    if learned is None:
+    if digests is None:
         if _was_trained_on_all(run, parts):
             return (
                 None,
@@ -93,7 +93,7 @@ def _in_pretraining(run: Run, parts: Parts) -> tuple[Account | None, str, Tensor
     if run.kind != test.kind:
         return None, f"the run was trained on data of another kind, {run.kind}, {unknown}", seen
     test = parts.source.reopened_test(training_options(run)) or test
-    seen = torch.isin(test.digests(), learned)
+    seen = torch.isin(test.digests(), digests)
     samples = listing(test, seen.nonzero().flatten().tolist())
     if samples is None:
         return {"samples": 0, "of": len(test), "paths": []}, "", seen

@@ -178,8 +178,8 @@ def readouts(records: Sequence[Record]) -> str:
     having = dict.fromkeys(record["features"] for record in records if record.get("readout"))
     if not having or all(record["features"] in having for record in records):
         return ""
-    learned = dict.fromkeys(record["readout"] for record in records if record.get("readout"))
-    return f"{' and '.join(learned)} in {_listing([name(one) for one in having])} only"
+    kinds = dict.fromkeys(record["readout"] for record in records if record.get("readout"))
+    return f"{' and '.join(kinds)} in {_listing([name(one) for one in having])} only"
 
 
 def lead(ours: Record, control: Record) -> Lead:

@@ -99,7 +99,7 @@ class BEiT(HiddenPatches, Method[ImageEncoder]):
         self.metrics = {"accuracy": masked_codes.accuracy(logits, codes), "codes": used}
         return masked_codes.loss(logits, codes)
 
-    def drawn(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def patch_pictures(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Hidden patches are replaced by the means of clusters, with the true mean and deviation of the patch."""
         hidden, whole = numbers(mask), self.joined(images)
         true, predicted = (

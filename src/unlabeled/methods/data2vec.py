@@ -88,7 +88,7 @@ class Data2Vec(HiddenPatches, Method[ImageEncoder]):
         targets = pick(self.targets(images), numbers(mask))
         return F.smooth_l1_loss(self.predict(images, mask), targets, beta=self.beta)
 
-    def drawn(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def patch_pictures(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Hidden patches are replaced by the patch of any image that fits the prediction best."""
         predicted, targets = self.predict(images, mask), self.targets(images)
         return fits(patches, numbers(~mask), numbers(mask), predicted, targets)

@@ -95,10 +95,12 @@ def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
         teacher = encoders.pretrained(source, in_channels=channels)
     else:
         raise UserError(f"teacher must be {FORMS}, or {START}, got {source or 'none'}")
-    channels, taken = getattr(teacher, "in_channels", None), encoder.in_channels
-    if teacher.kind != encoder.kind or (channels != taken and {channels, taken} != {1, 3}):
+    channels, student_channels = getattr(teacher, "in_channels", None), encoder.in_channels
+    if teacher.kind != encoder.kind or (
+        channels != student_channels and {channels, student_channels} != {1, 3}
+    ):
         kind = f"one of {teacher.kind}" if teacher.kind != encoder.kind else f"one with {channels}"
-        raise UserError(f"teacher must be an encoder of images with {taken} channels, got {kind}")
+        raise UserError(f"teacher must be an encoder of images with {student_channels} channels, got {kind}")
     return teacher
 
 

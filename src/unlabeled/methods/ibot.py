@@ -122,6 +122,6 @@ class IBOT(HiddenPatches, Method[ImageEncoder]):
     def embed_features(self, features: Tensor) -> Tensor:
         return self.distill.heads[0](features)
 
-    def drawn(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def patch_pictures(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Hidden patches are replaced by the patch of any image whose scores fit the prediction best."""
-        return self.distill.drawn(self.encoder, self.hidden_token, images, patches, mask)
+        return self.distill.patch_pictures(self.encoder, self.hidden_token, images, patches, mask)

@@ -124,7 +124,9 @@ class IJEPA(HiddenPatches, Method[ImageEncoder]):
         targets = pick(self.targets(images), hidden.flatten(1))
         return loss(self.predict(images, visible, hidden).flatten(1, 2), targets)
 
-    def drawn(self, images: Tensor, patches: Tensor, mask: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def patch_pictures(
+        self, images: Tensor, patches: Tensor, mask: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
         """Hidden patches are replaced by the patch of any image that fits the prediction best."""
         predicted = self.predict(images, *mask).flatten(1, 2)
         return fits(patches, mask[0], mask[1].flatten(1), predicted, self.targets(images))

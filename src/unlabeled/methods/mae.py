@@ -83,7 +83,9 @@ class MAE(HiddenPatches, Method[ImageEncoder]):
         images, (visible, hidden) = self.draw(batch)
         return F.mse_loss(self.predict(images, visible, hidden), pick(self.targets(images), hidden))
 
-    def drawn(self, images: Tensor, patches: Tensor, mask: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def patch_pictures(
+        self, images: Tensor, patches: Tensor, mask: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
         """Predictions have the true mean and deviation of their patch, which are not predicted."""
         whole = completed(self.joined(images), mask[1], self.predict(images, *mask))
         return {"visible": replace(patches, mask[1], 0.5), "completed": whole.view_as(patches)}

@@ -103,7 +103,7 @@ class SimMIM(HiddenPatches, Method[ImageEncoder]):
         images, mask = self.draw(batch)
         return loss(self.predict(images, mask), pick(self.targets(images), numbers(mask)))
 
-    def drawn(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def patch_pictures(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
         adapt, hidden = self.encoder.adapt, numbers(mask)
         colors = self.predict(images, mask).unflatten(2, (adapt.out_channels, -1))
         colors = (colors * adapt.std[:, None] + adapt.mean[:, None]).clamp(0, 1)

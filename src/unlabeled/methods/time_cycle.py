@@ -85,11 +85,11 @@ def inliers(affinities: Tensor, places: Tensor) -> Tensor:
     rows = round(count**0.5)
     maps = affinities.movedim(1, 3).reshape(-1, 1, rows, rows)
     grid = points(places, side).view(-1, 1, 1, 2)
-    found, inside = (
+    hits, inside = (
         F.grid_sample(given, grid, align_corners=False).view(batch, -1).sum(1)
         for given in (maps, torch.ones_like(maps))
     )
-    return found / inside.clamp(min=1)
+    return hits / inside.clamp(min=1)
 
 
 class TimeCycle(ClipViews, Method[Frames]):
@@ -164,8 +164,8 @@ class TimeCycle(ClipViews, Method[Frames]):
             Inliers, float, shape ((frames - 1) * batch,), and places, float, shape ((frames - 1) * batch, 3).
         """
         steps = len(maps) - 1
-        affinities, there, found = self.step(query.repeat(steps, 1, 1, 1), maps[:-1].flatten(0, 1))
-        return inliers(affinities, there), self.step(found, maps[-1].repeat(steps, 1, 1, 1))[1]
+        affinities, there, patches = self.step(query.repeat(steps, 1, 1, 1), maps[:-1].flatten(0, 1))
+        return inliers(affinities, there), self.step(patches, maps[-1].repeat(steps, 1, 1, 1))[1]
 
     def tracks(self, query: Tensor, maps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Track a patch backward from frame to frame, and from each of these forward again to the last one.
@@ -207,7 +207,7 @@ class TimeCycle(ClipViews, Method[Frames]):
         true = places.repeat(len(maps) - 1, 1)
         missed = (ends - true)[: len(places), :2].detach().norm(dim=1) / 2
         self.metrics = {"similarity": similarity.detach().mean(), "distance": missed.mean()}
-        skip, cycle = (alignment(found, true).mean() for found in (back, ends))
+        skip, cycle = (alignment(position, true).mean() for position in (back, ends))
         return 1 - similarity.mean() + self.skip_weight * skip + self.cycle_weight * cycle
 
     @torch.no_grad()
@@ -218,12 +218,14 @@ class TimeCycle(ClipViews, Method[Frames]):
         backward, forward = self.tracks(query, maps)
         colored = clips.expand(-1, -1, 3, -1, -1)
 
-        def drawn(frames: Tensor, track: list[Tensor]) -> Tensor:
+        def track_strip(frames: Tensor, track: list[Tensor]) -> Tensor:
             borders = border(torch.stack(track, 1).flatten(0, 1), clips.shape[4])
             return strip(overlay(frames.flatten(0, 1), borders).unflatten(0, frames.shape[:2]))
 
         return {
             "patch": patches,
-            "backward": drawn(colored.flip(1), [places, *backward]),
-            "forward again": drawn(colored, [backward[-1], *(found[: len(clips)] for found in forward)]),
+            "backward": track_strip(colored.flip(1), [places, *backward]),
+            "forward again": track_strip(
+                colored, [backward[-1], *(position[: len(clips)] for position in forward)]
+            ),
         }

@@ -109,6 +109,6 @@ class VideoMAE(ClipViews, Method[Clips]):
         clips = self.draw(batch)
         visible, hidden = self.mask(clips)
         cubes = cut(clips, self.grid)
-        drawn = completed(cubes, hidden, self.predict(clips, visible, hidden))
+        whole = completed(cubes, hidden, self.predict(clips, visible, hidden))
         visible = replace(cubes, hidden, 0.5)
-        return pictures(self.grid, self.depth, clip=cubes, visible=visible, completed=drawn)
+        return pictures(self.grid, self.depth, clip=cubes, visible=visible, completed=whole)

@@ -100,8 +100,8 @@ def completed(cubes: Tensor, hidden: Tensor, predicted: Tensor) -> Tensor:
         predicted: As `normalized` makes them, float, shape (batch, hidden, numbers).
     """
     mean, deviation = (pick(values.flatten(2), hidden)[..., None] for values in statistics(cubes))
-    drawn = predicted.unflatten(2, (cubes.shape[2], -1)) * deviation + mean
-    return replace(cubes, hidden, drawn.clamp(0, 1))
+    pixels = predicted.unflatten(2, (cubes.shape[2], -1)) * deviation + mean
+    return replace(cubes, hidden, pixels.clamp(0, 1))
 
 
 def fits(

@@ -91,12 +91,12 @@ class HiddenPatches:
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Views, and what `drawn` says of them."""
+        """Views, and what `patch_pictures` says of them."""
         images, mask = self.draw(batch)
         patches = self.patches(images)
-        return pictures(self.grid, 1, view=patches, **self.drawn(images, patches, mask))
+        return pictures(self.grid, 1, view=patches, **self.patch_pictures(images, patches, mask))
 
-    def drawn(self, images: Tensor, patches: Tensor, mask: Any) -> dict[str, Tensor]:
+    def patch_pictures(self, images: Tensor, patches: Tensor, mask: Any) -> dict[str, Tensor]:
         """Pictures by name, in patches, shape (batch, patches, channels, pixels).
 
         Args:

@@ -110,5 +110,9 @@ def fit_pictures(
     cosines = F.normalize(predicted, dim=1) @ F.normalize(targets[real], dim=1).T
     frames = torch.arange(real.numel(), device=real.device).view(real.shape)
     best = frames.masked_scatter(masked, frames[real][cosines.argmax(1)])
-    drawn = code_pictures(bands, real, masked, frames, best)
-    return {"sound": drawn["sound"], "hidden": drawn["hidden"], "best fit": drawn["predicted codes"]}
+    spectrograms = code_pictures(bands, real, masked, frames, best)
+    return {
+        "sound": spectrograms["sound"],
+        "hidden": spectrograms["hidden"],
+        "best fit": spectrograms["predicted codes"],
+    }

@@ -230,7 +230,7 @@ class MaskedDistillation(Follower):
         for head in self.heads:
             head.steps += 1  # type: ignore[operator]
 
-    def drawn(
+    def patch_pictures(
         self, encoder: Any, token: Tensor, images: Tensor, patches: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
         """Pictures in which hidden patches are those of any image whose scores fit the student's best.

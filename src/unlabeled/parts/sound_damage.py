@@ -97,23 +97,23 @@ class Damage(NamedTuple):
         real = ragged.real(length, waveform.shape[1])
         clean = full(waveform) * real
 
-        def drawn(low: float, high: float = 1.0) -> Tensor:
+        def uniform(low: float, high: float = 1.0) -> Tensor:
             return low + (high - low) * torch.rand(len(clean), device=clean.device)
 
         def some(damaged: Tensor, sound: Tensor) -> Tensor:
-            return torch.where(drawn(0)[:, None] < self.probability, damaged * real, sound)
+            return torch.where(uniform(0)[:, None] < self.probability, damaged * real, sound)
 
         sound = clean
         if self.noise != "none":
-            is_white = (drawn(0) < WHITE[self.noise])[:, None]
+            is_white = (uniform(0) < WHITE[self.noise])[:, None]
             noise = torch.where(is_white, torch.randn_like(clean), babble(clean, length)) * real
-            sound = some(add_noise(sound, noise, drawn(self.snr, self.snr + SNR_RANGE)), sound)
+            sound = some(add_noise(sound, noise, uniform(self.snr, self.snr + SNR_RANGE)), sound)
         if self.band < 1:
-            sound = some(low_pass(sound, drawn(self.band)), sound)
+            sound = some(low_pass(sound, uniform(self.band)), sound)
         if self.peak < 1:
-            sound = some(clip_peaks(sound, drawn(self.peak)), sound)
+            sound = some(clip_peaks(sound, uniform(self.peak)), sound)
         dropped = self._dropped(length, clean.shape[1], sample_rate) & real
-        dropped = dropped & (drawn(0) < self.probability)[:, None]
+        dropped = dropped & (uniform(0) < self.probability)[:, None]
         dither = DITHER * torch.randn_like(clean) * real
         return clean + dither, sound.masked_fill(dropped, 0) + dither, dropped
 

@@ -111,6 +111,6 @@ class Predictor(nn.Module):
         """
         tokens = self.enter(tokens)
         places = positions(grid, tokens.shape[2]).to(tokens)
-        asked = self.hidden_tokens[kind] + places[hidden]
-        states = self.transformer(torch.cat([tokens + places[visible], asked], 1))
+        queries = self.hidden_tokens[kind] + places[hidden]
+        states = self.transformer(torch.cat([tokens + places[visible], queries], 1))
         return self.leave(states[:, visible.shape[1] :])

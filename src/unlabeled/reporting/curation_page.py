@@ -29,10 +29,10 @@ def write_page(curation: Curation, path: str | Path) -> Path:
     Returns:
         The file that was written.
     """
-    sizes, taken = curation.sizes()
+    sizes, selection_sizes = curation.sizes()
     largest = sizes.argsort(descending=True, stable=True)
     largest = largest[sizes[largest] > 0]
-    rows = [_cluster(curation, number, sizes, taken) for number in largest[:CLUSTERS].tolist()]
+    rows = [_cluster(curation, number, sizes, selection_sizes) for number in largest[:CLUSTERS].tolist()]
     far = curation.outliers[:FAR].tolist()
     return page.write(
         Path(path),
@@ -48,14 +48,16 @@ def write_page(curation: Curation, path: str | Path) -> Path:
 
 
 def _cluster(
-    curation: Curation, number: int, sizes: Tensor, taken: Tensor
+    curation: Curation, number: int, sizes: Tensor, selection_sizes: Tensor
 ) -> tuple[str, float, float, list[Markup]]:
     """Words on a cluster of the last level, its share of the pool and of what was taken in percent, and samples."""
     members = (curation.levels[-1] == number).nonzero().flatten()
     generator = torch.Generator().manual_seed(number)
     some = members[torch.randperm(len(members), generator=generator)[:MEMBERS]]
-    before, after = (100 * float(part[number]) / max(float(part.sum()), 1) for part in (sizes, taken))
-    words = f"{int(taken[number]):,} of {int(sizes[number]):,}"
+    before, after = (
+        100 * float(part[number]) / max(float(part.sum()), 1) for part in (sizes, selection_sizes)
+    )
+    words = f"{int(selection_sizes[number]):,} of {int(sizes[number]):,}"
     return words, before, after, [show(curation.data, row) for row in some.tolist()]
 
 

@@ -28,16 +28,16 @@ def rounds(entries: Sequence[Entry]) -> list[Round]:
     for entry in entries:
         count: dict[tuple[bool, str, str], int] = {}
         for evaluation in entry.evaluations:
-            asked = str(evaluation.measured.get("options", {}).get("features") or "")
-            key = not evaluation.current, evaluation.data, asked
+            features = str(evaluation.measured.get("options", {}).get("features") or "")
+            key = not evaluation.current, evaluation.data, features
             count[key] = count.get(key, 0) + 1
             groups.setdefault((*key, count[key]), []).append((entry, evaluation))
     stated = set(caveats(entries))
     result = []
-    for (stale, data, asked, _), judged in sorted(groups.items(), key=lambda item: item[0][0]):
+    for (stale, data, features, _), judged in sorted(groups.items(), key=lambda item: item[0][0]):
         words = (
-            f"features {asked}"
-            if asked
+            f"features {features}"
+            if features
             else ""
             if len(judged) > 1
             else judged[0][0].feature_words(judged[0][1])

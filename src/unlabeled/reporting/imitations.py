@@ -25,7 +25,7 @@ class Imitation(NamedTuple):
     error: float
     frames: list[int]
     shown: Tensor
-    taken: Tensor
+    imitation: Tensor
 
 
 def imitations(entries: Sequence[Entry], device: str) -> list[tuple[str, list[Imitation]]]:

@@ -117,17 +117,18 @@ class Checkpoints:
             yield
         except (OSError, SafetensorError) as error:
             raise OSError(
-                f"{self.folder / name} cannot be written after step {step} ({check.reason(error)}); {self.kept()}"
+                f"{self.folder / name} cannot be written after step {step} ({check.reason(error)}); "
+                f"{self.resume_hint()}"
             ) from error
 
-    def kept(self) -> str:
+    def resume_hint(self) -> str:
         """What of the run is on disk, in words."""
         if self.saved_step is None:
             return "nothing was saved before"
         return f"the state after step {self.saved_step} is kept in {self.folder}, --resume continues from it"
 
     def kept_by_any(self) -> str:
-        """As `kept`, where another process has ended, which may have written a checkpoint that this one missed."""
+        """As `resume_hint`, where another process that has ended may have written a checkpoint that this one missed."""
         with suppress(ValueError):
             self.saved_step = read_position(self.folder / CHECKPOINT)["step"]
-        return self.kept()
+        return self.resume_hint()

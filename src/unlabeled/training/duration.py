@@ -138,10 +138,10 @@ class Trial(Loop):
     def _enough(self, steps: list[float], seconds: float) -> bool:
         if len(steps) <= WARMUP:
             return len(steps) > 1 and sum(steps) > MOST_TRIAL_TIME * seconds
-        spent = sum(steps[WARMUP:])
+        trial_seconds = sum(steps[WARMUP:])
         return (
             len(steps) == MOST_TRIED
-            or (len(steps) > WARMUP + 2 and spent > TRIAL_TIME * seconds)
+            or (len(steps) > WARMUP + 2 and trial_seconds > TRIAL_TIME * seconds)
             or sum(steps) > MOST_TRIAL_TIME * seconds
         )
 
@@ -247,7 +247,7 @@ def fit(
         ValueError: The method cannot be copied, so that its time is unknown.
     """
     settings, minutes, samples = built.settings, built.minutes or 0.0, len(built.samples)
-    each, begun = settings.steps_per_epoch(samples), 0
+    each, start = settings.steps_per_epoch(samples), 0
     most = settings.total_steps(samples)
     why = f"no more than {settings.epochs} epochs are chosen for this data"
     if (suited := built.method.defaults.get("steps", most)) < most:
@@ -260,8 +260,8 @@ def fit(
         return settings, Length(most, None, f"{settings.epochs} epochs, whatever time they take: {error}")
     if plan.before is not None:
         position = read_position(checkpoints.folder / CHECKPOINT)
-        begun, why = position["step"], "the run ends there as planned"
-        left = plan.before.total_steps(samples) - begun
+        start, why = position["step"], "the run ends there as planned"
+        left = plan.before.total_steps(samples) - start
         most = left if left > 0 and position.get("stopped") is None else ENDLESS
     # Processes that have other clocks must still agree.
     features = f", then about {duration(after)} to fit features {settings.features}" if after else ""
@@ -269,14 +269,14 @@ def fit(
         fabric, lambda: choose(measured, minutes, clock() - began, each, most, why, after, features)
     )
     if plan.before is not None or length.steps < settings.total_steps(samples):
-        settings = replace(settings, epochs=None, steps=begun + length.steps)
+        settings = replace(settings, epochs=None, steps=start + length.steps)
     return settings, length
 
 
 def choose(
     measured: Costs,
     minutes: float,
-    spent: float,
+    before: float,
     each: int,
     most: int,
     why: str,
@@ -288,18 +288,18 @@ def choose(
     Args:
         measured: Seconds of the parts of the training.
         minutes: Time that is asked for, or the most that is taken.
-        spent: Seconds of it that are over.
+        before: Seconds of it that are over.
         each: Optimizer steps of an epoch.
         most: Optimizer steps at most.
         why: What is at the end of these, in words.
         after: Seconds of it that are needed after the training.
         features: What for, in words.
     """
-    steps = steps_within(60 * minutes - spent - after, each, measured, most)
+    steps = steps_within(60 * minutes - before - after, each, measured, most)
     seconds = seconds_of(steps, each, measured)
     note = f"{steps:,} steps ({steps / each:.3g} epochs) at {measured.mean_step:.2g} s each: about {duration(seconds)}"
-    if spent + seconds + after > 72 * minutes:  # a fifth more
-        preparation = f" after {duration(spent)} of preparation" if spent >= 1 else ""
+    if before + seconds + after > 72 * minutes:  # a fifth more
+        preparation = f" after {duration(before)} of preparation" if before >= 1 else ""
         features += f"{preparation}, more than the {minutes:g} min, but {steps} steps are the minimum"
     elif steps == most:
         note += f" of {minutes:g} min, as {why}"

@@ -223,7 +223,7 @@ class Loop:
         try:
             return self.data.batch(rows.to(self.device))
         except ConnectionError as error:
-            raise ConnectionError(f"{error}; {self.checkpoints.kept()}") from error
+            raise ConnectionError(f"{error}; {self.checkpoints.resume_hint()}") from error
 
     def _backpropagate(self, batch: Batch, rows: Tensor) -> dict[str, float] | Fault:
         """Losses and metrics of a batch, whose gradients are computed."""
@@ -284,7 +284,7 @@ class Loop:
             ):  # where the method has moved its weights itself they may be bad
                 self._save()
             raise FloatingPointError(
-                f"{words}; {self.checkpoints.kept()}; lower --lr, or skip such steps with --skip-nan"
+                f"{words}; {self.checkpoints.resume_hint()}; lower --lr, or skip such steps with --skip-nan"
             )
         self.skipped, self.step = self.skipped + 1, self.step + 1
         self.progress.say(f"step skipped, {self.skipped} of at most {self.settings.skip_nan}: {words}")
@@ -314,7 +314,7 @@ class Loop:
         if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
-                f"lower --lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
+                f"lower --lr ({self.settings.lr:g}); {self.checkpoints.resume_hint()}"
             )
         healthy, verdict = judge.judge(
             features, embedding, loss, chance, self.spread, self.step, self.total_steps
@@ -370,7 +370,7 @@ class Loop:
         if gather.any_process(bool(infinite))[0]:
             raise FloatingPointError(
                 f"weights must be finite, got infinite or NaN ones in {', '.join(sorted(infinite)[:3]) or 'others'} "
-                f"after step {self.step}; {self.checkpoints.kept()}"
+                f"after step {self.step}; {self.checkpoints.resume_hint()}"
             )
         position = self._position() | self.watch.position()
         if isinstance(self.data, Streamed):

@@ -172,8 +172,8 @@ def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[
     free = (*MACHINE_SETTINGS, "seed")
     network = request.get("encoder")
     named = _described(method, network)["encoder"] if isinstance(network, nn.Module) else network
-    told = request | ({} if named is None else {"encoder": named})
-    if any(values.get(key) != value for key, value in told.items() if key not in free):
+    choices = request | ({} if named is None else {"encoder": named})
+    if any(values.get(key) != value for key, value in choices.items() if key not in free):
         values = {key: value for key, value in values.items() if key not in stored["chosen"]}
         if "minutes" in stored and values.keys().isdisjoint(BUDGET):
             values["minutes"] = stored["minutes"]
@@ -361,10 +361,10 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
 def record_anew(plan: Plan, settings: Settings, folder: Path) -> dict[str, Any]:
     """Content of run.toml of a stored run with its new end, all else as it was."""
     stored = read_config(folder / CONFIG, ("settings",))
-    kept = {key: value for key, value in stored["settings"].items() if key not in BUDGET}
+    other_settings = {key: value for key, value in stored["settings"].items() if key not in BUDGET}
     budget = {key: value for key in BUDGET if (value := getattr(settings, key))}
     chosen = [key for key in stored.get("chosen", ()) if key not in BUDGET]
     ending = {"minutes": plan.settings.minutes, "cut": plan.cut and plan.cut._asdict()}
     rest = {key: value for key, value in stored.items() if key not in ending}
     ending = {key: value for key, value in ending.items() if value is not None}
-    return rest | {"settings": kept | budget, "ends": list(plan.ends), "chosen": chosen} | ending
+    return rest | {"settings": other_settings | budget, "ends": list(plan.ends), "chosen": chosen} | ending

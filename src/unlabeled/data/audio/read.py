@@ -183,8 +183,8 @@ def sound_column(table: Table) -> str:
     """
     images = [column for column, its in table.features.items() if its.get("_type") == "Image"]
     kinds = {column: kind for column, kind in table.kinds.items() if column not in images}
-    for wanted in ("encoded", "bytes"):
-        if columns := [column for column, kind in kinds.items() if kind == wanted]:
+    for preference in ("encoded", "bytes"):
+        if columns := [column for column, kind in kinds.items() if kind == preference]:
             return columns[0]
     raise UserError(f"{table.path} must have a column of audio, got {check.one_line(', '.join(table.kinds))}")
 

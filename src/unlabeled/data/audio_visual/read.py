@@ -230,7 +230,7 @@ def _converted(sound: NDArray[np.float32], native: int, rate: int) -> NDArray[np
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None]), format="fltp", layout="mono")
     frame.sample_rate = native
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-    parts = [part.to_ndarray()[0] for sent in (frame, None) for part in resampler.resample(sent)]
+    parts = [part.to_ndarray()[0] for chunk in (frame, None) for part in resampler.resample(chunk)]
     # A moment so short that no sample of the new rate falls into it gives no part.
     return np.concatenate([np.zeros(0, np.float32), *parts])[: round(len(sound) * rate / native)]
 

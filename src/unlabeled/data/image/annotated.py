@@ -186,16 +186,18 @@ class Annotations:
         keys = [path.removeprefix(root) for path in images.paths]
         faults = Faults()
         things = self._things(keys, originals, faults) if self.kind == "boxes" else {}
-        found = {*things} if self.kind == "boxes" else self._fitting(keys, originals, faults)
-        rows = torch.tensor([key in found for key in keys])
+        matches = {*things} if self.kind == "boxes" else self._fitting(keys, originals, faults)
+        rows = torch.tensor([key in matches for key in keys])
         if not rows.any():
             expected = f"{self.kind} ({_EXPECTED[self.kind]})"
             reasons = "".join(f": {one}" for one in (self.faults, faults) if one.counts)
             raise NoAnnotations(f"data must have {expected}, got {images.name} without{reasons}")
         data, originals = images.subset(rows), originals[rows]
-        keys = [key for key in keys if key in found]
+        keys = [key for key in keys if key in matches]
         data.skipped += [
-            Skipped(path, f"no {self.kind}") for path, kept in zip(images.paths, rows.tolist()) if not kept
+            Skipped(path, f"no {self.kind}")
+            for path, has_any in zip(images.paths, rows.tolist())
+            if not has_any
         ]
         if left := len(images) - len(data):
             note(f"{images.name}: {left:,} of {len(images):,} images have no {self.kind} and are skipped")
@@ -224,7 +226,7 @@ class Annotations:
 
     def _fitting(self, keys: Sequence[str], originals: Tensor, faults: Faults) -> set[str]:
         """Images that have a mask of their own size."""
-        found = set()
+        matches = set()
         for key, (height, width) in zip(keys, originals.tolist()):
             if self.masks is None or key not in self.masks.sizes:
                 continue
@@ -232,8 +234,8 @@ class Annotations:
                 got = f"{size[1]}x{size[0]}, the image {width}x{height}"
                 faults.add("masks of another size than their image", self.masks.paths[key].name, got)
             else:
-                found.add(key)
-        return found
+                matches.add(key)
+        return matches
 
 
 def checked(
@@ -255,7 +257,7 @@ def checked(
         got = f"{file.size[1]}x{file.size[0]}, the image {size[1]}x{size[0]}"
         faults.add("images whose boxes are stated for another size", place, got)
         return None
-    kept: list[tuple[list[float], int, bool]] = []
+    boxes: list[tuple[list[float], int, bool]] = []
     limits = [size[1], size[0]] * 2
     for box in file.boxes:
         edges = [edge * limit if file.fractions else edge for edge, limit in zip(box.edges, limits)]
@@ -272,11 +274,11 @@ def checked(
         else:
             if max(abs(edge - other) for edge, other in zip(edges, inside)) > _ROUNDING:
                 faults.add("boxes cut off at the border of their image", place)
-            kept.append((inside, number, box.difficult))
+            boxes.append((inside, number, box.difficult))
     return Things(
-        torch.tensor([edges for edges, _, _ in kept], dtype=torch.double).view(-1, 4),
-        torch.tensor([number for _, number, _ in kept], dtype=torch.int64),
-        torch.tensor([difficult for _, _, difficult in kept], dtype=torch.bool),
+        torch.tensor([edges for edges, _, _ in boxes], dtype=torch.double).view(-1, 4),
+        torch.tensor([number for _, number, _ in boxes], dtype=torch.int64),
+        torch.tensor([difficult for _, _, difficult in boxes], dtype=torch.bool),
     )
 
 

@@ -94,9 +94,11 @@ def read_boxes(root: Path, files: Sequence[File], images: Sequence[str], faults:
 
 def class_names(root: Path, files: Sequence[File]) -> list[str] | None:
     """Names of the classes in the order of their numbers, as a file such as classes.json lists them."""
-    found = [file for file in files if file.path.rpartition("/")[2].lower() in _NAMES]
+    candidates = [file for file in files if file.path.rpartition("/")[2].lower() in _NAMES]
     order = {name: place for place, name in enumerate(_NAMES)}
-    for file in sorted(found, key=lambda file: (order[file.path.rpartition("/")[2].lower()], len(file.path))):
+    for file in sorted(
+        candidates, key=lambda file: (order[file.path.rpartition("/")[2].lower()], len(file.path))
+    ):
         if names := _names_in(root / file.path):
             return names
     return None
@@ -125,17 +127,17 @@ def _names_in(path: Path) -> list[str] | None:
 
 
 def _voc(root: Path, files: Sequence[File], images: Sequence[str], faults: Faults) -> Boxes | None:
-    keys, found = unique_keys(images), {}
+    keys, by_image = unique_keys(images), {}
     for file in files:
         if file.suffix == ".xml" and (image := keys.get(key(file.path))) is not None:
             try:
-                found[image] = _of_xml((root / file.path).read_bytes())
+                by_image[image] = _of_xml((root / file.path).read_bytes())
             except (OSError, ValueError, ElementTree.ParseError) as error:
                 faults.add(_BROKEN, file.path, check.reason(error))
-    edges = [box.edges[side] for one in found.values() for box in one.boxes for side in (0, 1)]
-    if found and all(edge != 0 for edge in edges):  # pixels are counted from 1
-        found = {image: _from_first_pixel(one) for image, one in found.items()}
-    return Boxes("VOC xml files", found, class_names(root, files))
+    edges = [box.edges[side] for one in by_image.values() for box in one.boxes for side in (0, 1)]
+    if by_image and all(edge != 0 for edge in edges):  # pixels are counted from 1
+        by_image = {image: _from_first_pixel(one) for image, one in by_image.items()}
+    return Boxes("VOC xml files", by_image, class_names(root, files))
 
 
 def _from_first_pixel(one: BoxFile) -> BoxFile:
@@ -170,7 +172,7 @@ def _number(value: Any) -> float:
 def _coco(root: Path, files: Sequence[File], images: Sequence[str], faults: Faults) -> Boxes | None:
     documents = [file for file in files if file.suffix == ".json"]
     names: dict[Any, str] = {}
-    found: dict[str, BoxFile] = {}
+    by_image: dict[str, BoxFile] = {}
     for file in documents if len(documents) <= _MOST_JSON else ():
         if (root / file.path).stat().st_size > _LARGEST:
             faults.add(_BROKEN, file.path, "larger than 1 GiB")
@@ -183,9 +185,9 @@ def _coco(root: Path, files: Sequence[File], images: Sequence[str], faults: Faul
         if not isinstance(document, dict) or not {"images", "annotations", "categories"} <= document.keys():
             continue
         names |= {entry.get("id"): str(entry.get("name")) for entry in _mappings(document["categories"])}
-        found |= _of_coco(document, names, _finder(images, file.path), faults)
+        by_image |= _of_coco(document, names, _finder(images, file.path), faults)
     order = sorted(names, key=lambda number: (not isinstance(number, int), number))
-    return Boxes("COCO json", found, list(dict.fromkeys(names[number] for number in order)))
+    return Boxes("COCO json", by_image, list(dict.fromkeys(names[number] for number in order)))
 
 
 def _mappings(entries: Any) -> list[Mapping[str, Any]]:
@@ -196,22 +198,22 @@ def _of_coco(
     document: Mapping[str, Any], names: Mapping[Any, str], find: Callable[[Any], str | None], faults: Faults
 ) -> dict[str, BoxFile]:
     paths: dict[Any, str | None] = {}
-    found: dict[str, BoxFile] = {}
+    by_image: dict[str, BoxFile] = {}
     for entry in _mappings(document["images"]):
         path = paths[entry.get("id")] = find(entry.get("file_name"))
         if path is None:
             faults.add("images of COCO json that are not there", str(entry.get("file_name")))
             continue
         height, width = _number(entry.get("height")), _number(entry.get("width"))
-        found[path] = BoxFile([], (int(height), int(width)) if height > 0 and width > 0 else None)
+        by_image[path] = BoxFile([], (int(height), int(width)) if height > 0 and width > 0 else None)
     for entry in _mappings(document["annotations"]):
         if (image := entry.get("image_id")) not in paths:
             faults.add("boxes of images that COCO json does not list", str(image))
         elif (path := paths[image]) is not None:
             number, crowd = entry.get("category_id"), bool(entry.get("iscrowd"))
             instead = "no category_id" if number is None else f"category_id {number}"
-            found[path].boxes.append(Box(names.get(number), _corners(entry.get("bbox")), crowd, instead))
-    return found
+            by_image[path].boxes.append(Box(names.get(number), _corners(entry.get("bbox")), crowd, instead))
+    return by_image
 
 
 def _corners(box: Any) -> tuple[float, ...]:
@@ -244,7 +246,7 @@ def _finder(images: Sequence[str], table: str) -> Callable[[Any], str | None]:
 
 def _objects(root: Path, files: Sequence[File], images: Sequence[str], faults: Faults) -> Boxes | None:
     """Columns of boxes in tables: parquet with its images, metadata.jsonl beside them."""
-    found: dict[str, BoxFile] = {}
+    by_image: dict[str, BoxFile] = {}
     classes = None
     for file in files:
         try:
@@ -253,7 +255,7 @@ def _objects(root: Path, files: Sequence[File], images: Sequence[str], faults: F
                 column = next((name for name in _OBJECTS if name in table.schema.names), "")
                 rows = enumerate(table.records([column])) if column else ()
                 classes = classes or _feature_names(table.features.get(column))
-                found |= {f"{file.path}#{number}": _of_objects(row[column]) for number, row in rows}
+                by_image |= {f"{file.path}#{number}": _of_objects(row[column]) for number, row in rows}
             elif file.path.rpartition("/")[2].lower() in ("metadata.jsonl", "metadata.ndjson"):
                 find = _finder(images, file.path)
                 for _, row in json_lines((root / file.path).read_text("utf-8-sig", "replace")).rows:
@@ -261,10 +263,10 @@ def _objects(root: Path, files: Sequence[File], images: Sequence[str], faults: F
                         (name for name in _OBJECTS if isinstance(row, Mapping) and name in row), None
                     )
                     if column is not None and (path := find(row.get("file_name"))) is not None:
-                        found[path] = _of_objects(row[column])
+                        by_image[path] = _of_objects(row[column])
         except ValueError as error:
             faults.add(_BROKEN, file.path, check.reason(error))
-    return Boxes("columns of objects", found, classes or class_names(root, files))
+    return Boxes("columns of objects", by_image, classes or class_names(root, files))
 
 
 def _feature_names(feature: Any) -> list[str] | None:
@@ -293,16 +295,16 @@ def _of_objects(value: Any) -> BoxFile:
 
 
 def _yolo(root: Path, files: Sequence[File], images: Sequence[str], faults: Faults) -> Boxes | None:
-    keys, found = unique_keys(images), {}
+    keys, by_image = unique_keys(images), {}
     for file in files:
         image = keys.get(key(file.path)) if file.suffix == ".txt" else None
         if image is not None:
             lines = (root / file.path).read_text("utf-8", "replace").splitlines()
-            found[image] = BoxFile(list(_of_lines(lines, file.path, faults)), fractions=True)
-    if not any(one.boxes for one in found.values()):
+            by_image[image] = BoxFile(list(_of_lines(lines, file.path, faults)), fractions=True)
+    if not any(one.boxes for one in by_image.values()):
         return None
     empty = {image: BoxFile([], fractions=True) for image in images}  # no file: nothing is there
-    return Boxes("YOLO txt files", empty | found, class_names(root, files))
+    return Boxes("YOLO txt files", empty | by_image, class_names(root, files))
 
 
 def _of_lines(lines: Sequence[str], path: str, faults: Faults) -> Iterator[Box]:

@@ -102,8 +102,8 @@ def find_path(
         broken += sum(file.suffix in _HELP and not file.ends(SUFFIXES) for file in below.files)
         return with_tables(below, name, images, label, why_not, broken)
     files["table"] = [file for file, _ in tables]
-    taken = {file.path for file in files[kind] + (images if refers else [])}
-    skipped = skipped_files(below, taken, why_not)
+    inputs = {file.path for file in files[kind] + (images if refers else [])}
+    skipped = skipped_files(below, inputs, why_not)
     if kind == "table":
         return _tables(root, name, tables, skipped, broken, digest(images), annotations is not None)
     return _archives(root, name, archives, skipped, broken, label)

@@ -91,12 +91,12 @@ def image_sets(files: Sequence[File], masks: bool) -> list[Skipped]:
         if "ImageSets" in parts[:-1]
     }
     order = ["Segmentation", "Main"] if masks else ["Main", "Segmentation"]
-    wanted = next((task for task in order if task in tasks.values()), next(iter(tasks.values()), ""))
+    split_task = next((task for task in order if task in tasks.values()), next(iter(tasks.values()), ""))
     unused = []
     for path, task in tasks.items():
         stem = os.path.splitext(os.path.basename(path))[0].lower()
-        if task != wanted and not task.endswith(".txt"):
-            unused.append(Skipped(path, f"list of {task}; the parts are those of {wanted}"))
+        if task != split_task and not task.endswith(".txt"):
+            unused.append(Skipped(path, f"list of {task}; the parts are those of {split_task}"))
         elif stem not in SPLITS and stem != "trainval":
             unused.append(Skipped(path, "list of one class"))
     return unused

@@ -126,9 +126,9 @@ def find_shards(source: str, endings: tuple[str, ...] = ENDINGS) -> Shards:
     if not files:
         counted = Counter(ending(shard.address) or "without ending" for shard in listed)
         others = ", ".join(f"{count} {name}" for name, count in counted.most_common(5)) or "nothing"
-        wanted = f"{', '.join(endings[:-1])} or {endings[-1]}"
-        wanted = f"uncompressed {wanted}" if ".tar" in endings else wanted
-        raise UserError(f"{shown(source)} must hold {wanted} files to be streamed, got {others}")
+        formats = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        formats = f"uncompressed {formats}" if ".tar" in endings else formats
+        raise UserError(f"{shown(source)} must hold {formats} files to be streamed, got {others}")
     _refuse_several_formats(files, source)
     parts = _parts(files)
     first = "train" if "train" in parts else next(iter(parts))

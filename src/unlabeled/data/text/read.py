@@ -236,8 +236,8 @@ def _commonest(files: list[File], name: str) -> tuple[str, ...]:
     endings = (*_PARQUET, *_JSON, *_TABLES, *_PLAIN, *_MARKED)
     expected = ", ".join(ending for ending in endings if not ending.endswith(tuple(_PACKED)))
     hint = "; convert them to .txt first" if any(file.suffix in _OTHER_FORMATS for file in files) else ""
-    found = common_endings(files)
-    raise UserError(f"no texts in {name}; expected {expected} files (or .gz of them), found {found}{hint}")
+    actual = common_endings(files)
+    raise UserError(f"no texts in {name}; expected {expected} files (or .gz of them), found {actual}{hint}")
 
 
 def _is_about(file: File) -> bool:

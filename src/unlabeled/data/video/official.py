@@ -105,11 +105,11 @@ def official_sources(
     index = _index(below.root, lists)
     labels = {label for part in parts.values() for label in part.values()}
     classes = [label for label in index.values() if label in labels] if index else in_order(labels)
-    taken = {file.path for part in parts.values() for path in part for file in where[path]}
+    members = {file.path for part in parts.values() for path in part for file in where[path]}
     beside = {file.path for file in videos}
     skipped = [Skipped(line.video, line.problem) for line in others] + skipped_files(
         below,
-        taken | {file.path for file in lists},
+        members | {file.path for file in lists},
         lambda file: f"not in official split {number}" if file.path in beside else "not among the videos",
     )
 
@@ -224,16 +224,16 @@ def _matched(
     for key in paths:
         stems[key.rpartition("/")[2]].add(key)
     parts: dict[str, dict[str, str]] = {"train": {}, "test": {}}
-    others, taken = [], set()
+    others, earlier = [], set()
     for line in lines:
         problem, alike = line.problem, stems[line.video.rpartition("/")[2]]
         key = line.video if line.video in paths or len(alike) != 1 else next(iter(alike))
         if not problem:
-            problem = MISSING if key not in paths else "listed before" if key in taken else ""
+            problem = MISSING if key not in paths else "listed before" if key in earlier else ""
         if problem:
             others.append(line._replace(problem=problem))
         else:
-            taken.add(key)
+            earlier.add(key)
             parts[line.split][paths[key]] = line.label
     return parts, others
 

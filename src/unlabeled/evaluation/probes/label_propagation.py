@@ -48,14 +48,14 @@ def nearest(queries: Tensor, points: Tensor, count: int, *, same: bool = False) 
         same: Whether the queries are the points, none of which is its own neighbour.
     """
     queries, points = F.normalize(queries, dim=1), F.normalize(points, dim=1)
-    count, found = min(count, len(points) - same), []
+    count, neighbours = min(count, len(points) - same), []
     chunks = queries.split(CHUNK)
     for number, rows in enumerate(watched(chunks, len(chunks), "looking for neighbours", "batches")):
         cosine = rows @ points.T
         if same:
             cosine[:, CHUNK * number :].fill_diagonal_(-torch.inf)
-        found.append(cosine.topk(count))
-    cosine, index = (torch.cat(parts) for parts in zip(*found))
+        neighbours.append(cosine.topk(count))
+    cosine, index = (torch.cat(parts) for parts in zip(*neighbours))
     return index, cosine.clamp_min(1e-3) ** POWER  # so that no edge is lost
 
 

@@ -56,11 +56,11 @@ def layer_weights(layers: Tensor, labels: Tensor, classes: int, *, penalty: floa
         Float, shape (layers,), above 0, of sum 1. The problem has several optima: this is the one that descent from
         equal weights reaches.
     """
-    told = watched(range(2 * STEPS), 2 * STEPS, "weighting layers", "fits at most")
+    ticks = watched(range(2 * STEPS), 2 * STEPS, "weighting layers", "fits at most")
 
     def loss(state: Tensor) -> tuple[float, Tensor]:
         """Of the best classifier for these weights. It is at its optimum, so that only the weights have a slope."""
-        next(told, None)
+        next(ticks, None)
         classifier = _fit(summed(layers, state.softmax(0)), labels, classes, seed, penalty)
         with torch.enable_grad():
             state = state.detach().requires_grad_()

@@ -95,8 +95,8 @@ class Items(NamedTuple):
 
     def pairs(self) -> Tensor:
         """Pairs of sounds whose distance matters, each once, int64, shape (pairs, 2)."""
-        wanted = self._compared()[self.speakers][:, self.speakers] & (self.contexts[:, None] == self.contexts)
-        return wanted.triu(1).nonzero()
+        mask = self._compared()[self.speakers][:, self.speakers] & (self.contexts[:, None] == self.contexts)
+        return mask.triu(1).nonzero()
 
     def bound(self) -> int:
         """No fewer than there are pairs."""

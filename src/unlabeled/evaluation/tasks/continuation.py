@@ -67,11 +67,11 @@ def partners(groups: Sequence[int], seed: int) -> list[int]:
         seed: Seed of the choice.
     """
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
-    alone, found = len({*groups}) == 1, [0] * len(groups)
+    alone, others = len({*groups}) == 1, [0] * len(groups)
     for place, number in enumerate(order):
         ahead = (*order[place + 1 :], *order[:place])
-        found[number] = next(one for one in ahead if alone or groups[one] != groups[number])
-    return found
+        others[number] = next(one for one in ahead if alone or groups[one] != groups[number])
+    return others
 
 
 def choices(true: Tensor, false: Tensor) -> Tensor:
@@ -88,32 +88,34 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """
     encoder = refuse_others(model, "continuation")
     test: Any = parts.require_test("text", "continuation")
-    asked = passages(encoder.encode(test.texts), QUERIES, min(MOST, encoder.length - LENGTH))
-    if len(asked) < 2:
+    questions = passages(encoder.encode(test.texts), QUERIES, min(MOST, encoder.length - LENGTH))
+    if len(questions) < 2:
         raise UserError(
-            f"{test.name} must have 2 passages of {LEAST + LENGTH} pieces for continuation, got {len(asked)}"
+            f"{test.name} must have 2 passages of {LEAST + LENGTH} pieces for continuation, got {len(questions)}"
         )
-    rows = torch.tensor([one.row for one in asked])
+    rows = torch.tensor([one.row for one in questions])
     groups = test.groups_of(rows)
     other = partners(groups.tolist(), model.seed)
-    starts, true = [one.start for one in asked], [one.following for one in asked]
+    starts, true = [one.start for one in questions], [one.following for one in questions]
     false, elsewhere = [true[number] for number in other], [starts[other[number]] for number in other]
 
     first, networks = encoder.special(END), {"unlabeled": encoder, "random": model.untrained()}
     values = {}
     for features, network in networks.items():
         method = GPT(network).to(model.device).eval()
-        prior = [_likelihood(method, [[first]] * len(asked), ends, model.device) for ends in (true, false)]
+        prior = [
+            _likelihood(method, [[first]] * len(questions), ends, model.device) for ends in (true, false)
+        ]
         for name, before in (features, starts), ("another start", elsewhere):
             if name not in values:
-                begun = [[first, *start] for start in before]
-                scores = [_likelihood(method, begun, ends, model.device) for ends in (true, false)]
+                prefixes = [[first, *start] for start in before]
+                scores = [_likelihood(method, prefixes, ends, model.device) for ends in (true, false)]
                 values[name] = choices(*(score - mean for score, mean in zip(scores, prior, strict=True)))
     fractions = frequencies(encoder, parts.calibration)
     scorers = [unigram(fractions, ends) for ends in zip(true, false, strict=True)]
     gains = [score([start]) - score([[first]]) for score, start in zip(scorers, starts, strict=True)]
     values["unigram"] = choices(*torch.cat(gains).unbind(1))
-    detail = f"{len(asked):,} questions, {LENGTH} pieces after at most {max(map(len, starts))}"
+    detail = f"{len(questions):,} questions, {LENGTH} pieces after at most {max(map(len, starts))}"
     return [
         Measurement(
             "continuation", features, each[None], groups=groups, bounds=(0.0, 1.0), detail=detail,
@@ -131,8 +133,8 @@ def _likelihood(
     begins, scores = range(0, len(rows), BATCH), []
     for begin in watched(begins, len(begins), "continuations", "batches"):
         likely = after(method, rows[begin : begin + BATCH], LENGTH, device)
-        wanted = torch.tensor(ends[begin : begin + BATCH])
-        scores.append(likely.gather(2, wanted[:, :, None])[:, :, 0].mean(1))
+        targets = torch.tensor(ends[begin : begin + BATCH])
+        scores.append(likely.gather(2, targets[:, :, None])[:, :, 0].mean(1))
     return torch.cat(scores)
 
 

@@ -131,7 +131,7 @@ def measure(model: EvaluatedModel, parts: Parts) -> Iterator[Measurement]:
     kind = "pyramid of" if len(maps) > 1 else "single map"
     detail = f"{steps} steps of {BATCH} images of {size} px, {kind} {', '.join(maps)}, norms fixed"
     yield from transfer.measure(
-        model, parts, "detection", UNITS, learn, detail=detail, truth=_drawn(test, _truth(test), 0)
+        model, parts, "detection", UNITS, learn, detail=detail, truth=_pictures(test, _truth(test), 0)
     )
 
 
@@ -169,7 +169,7 @@ def _learn(
         {name: value for name, value in zip(scorer.classes, values) if not math.isnan(value)}
         for values in scorer.by_class(torch.arange(len(test)))
     ]
-    return Predictions(scorer.statistics, by_class, _drawn(test, detections, SHOWN))
+    return Predictions(scorer.statistics, by_class, _pictures(test, detections, SHOWN))
 
 
 def _mirrored(index: Tensor) -> list[tuple[int, bool]]:
@@ -205,8 +205,8 @@ def _detect(detector: FasterRCNN, test: AnnotatedImages) -> list[Detections]:
     """What is detected in the test images, in pixels of the original images."""
     detections = []
     for row in watched(range(len(test)), len(test), "detection", "test images"):
-        (found,) = detector([_image(test, row)])
-        boxes, labels, scores = (found[name].cpu() for name in ("boxes", "labels", "scores"))
+        (prediction,) = detector([_image(test, row)])
+        boxes, labels, scores = (prediction[name].cpu() for name in ("boxes", "labels", "scores"))
         detections.append(Detections(test.to_original(row, boxes), labels - 1, scores))
     return detections
 
@@ -215,20 +215,20 @@ def _truth(test: AnnotatedImages) -> list[Detections]:
     return [Detections(one.boxes, one.labels, torch.ones(len(one.labels))) for one in test.things or ()]
 
 
-def _drawn(test: AnnotatedImages, detections: list[Detections], least: float) -> Tensor:
+def _pictures(test: AnnotatedImages, detections: list[Detections], least: float) -> Tensor:
     """The first test images with boxes of at least some score, float, shape (images, 3, height, width).
 
     Boxes have the colours of their classes and, in images that have room for it, the names.
     """
     names = [check.one_line(str(name)) for name in test.classes or []]
     pictures = []
-    for row, found in enumerate(detections[: transfer.PICTURES]):
+    for row, detection in enumerate(detections[: transfer.PICTURES]):
         image = (_image(test, row).cpu() * 255).byte()
         if len(image) != 3:
             image = image.float().mean(0, keepdim=True).byte().expand(3, -1, -1)
-        shown = found.scores >= least
+        shown = detection.scores >= least
         if shown.any():
-            labels, boxes = found.labels[shown].tolist(), test.to_stored(row, found.boxes[shown])
+            labels, boxes = detection.labels[shown].tolist(), test.to_stored(row, detection.boxes[shown])
             colours = [COLOURS[label % len(COLOURS)] for label in labels]
             legible = bool(names) and min(image.shape[1:]) >= LEGIBLE
             words = [names[label][:LETTERS] for label in labels] if legible else None

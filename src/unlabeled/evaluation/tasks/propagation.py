@@ -260,12 +260,12 @@ def _of_poses(trackers: Trackers, files: list[PosedFile], device: torch.device) 
         size, (height, width) = trackers.size(film), film.frames.shape[2:]
         counted = keypoints.visible(film.points[0], height, width) & film.points.isfinite().all(-1)
         first = partial(keypoints.heat_maps, film.points[0], height, width)
-        found = {}
+        tracks = {}
         for features, (reader, carrying) in trackers.readers.items():
             maps = tracking.carry_labels(film.frames, first, reader, carrying, size, on_frame)
-            found[features] = keypoints.decode(maps, height, width)
-        found["copy first frame"] = film.points[:1].expand_as(film.points)
-        for features, points in found.items():
+            tracks[features] = keypoints.decode(maps, height, width)
+        tracks["copy first frame"] = film.points[:1].expand_as(film.points)
+        for features, points in tracks.items():
             hits = [keypoints.correct(points, film.points, counted, limit) for limit in keypoints.THRESHOLDS]
             right[features].append(torch.stack(hits)[:, 1:].sum(1).cpu())
         counts.append(counted[1:].sum(0).cpu())

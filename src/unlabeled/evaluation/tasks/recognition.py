@@ -186,14 +186,14 @@ class Bench:
             else self.encoder.evaluation_view(test, number, count)
             for number in range(count)
         ]
-        found = probabilities(logits, views, self.crops)
+        class_probabilities = probabilities(logits, views, self.crops)
         size = self.encoder.image_size
         shown = f"{count} single frames" if still else f"{count} clip{'s' * (count > 1)} of {frames} frames"
         shown += f" x {self.crops} crops" if self.crops > 1 else ""
         for k, unit in ((1, "accuracy"), (TOP, f"top-{TOP} accuracy")):
             if k < len(self.labelled.classes):
                 yield Measurement(
-                    "recognition", features, hits(found, self.labelled.answers, k)[None].cpu(),
+                    "recognition", features, hits(class_probabilities, self.labelled.answers, k)[None].cpu(),
                     layer=layer, unit=unit, detail=f"{shown}, {size} pixels; {detail}",
                     groups=test.groups, counted=group_unit(test), bounds=(0.0, 1.0),
                 )  # fmt: skip
