@@ -269,7 +269,9 @@ def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda package: None if package == "onnxruntime" else object()
     )
-    with pytest.raises(ValueError, match=r"format onnx needs onnxruntime\. Install unlabeled\[onnx\]"):
+    with pytest.raises(
+        ValueError, match=r"format onnx needs onnxruntime; run pip install 'unlabeled\[onnx\]"
+    ):
         export(encoders.build("conv4"), tmp_path / "x.onnx", format="onnx")
 
 

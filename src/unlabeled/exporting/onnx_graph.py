@@ -38,7 +38,7 @@ def write(encoder: Encoder, x: Any, path: Path) -> tuple[Tensor, str]:
     """
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"format onnx needs {', '.join(missing)}. Install unlabeled[onnx]")
+        raise UserError(f"format onnx needs {', '.join(missing)}; run pip install 'unlabeled[onnx]'")
     if encoder.kind == "image":
         return _write_images(encoder, x, path)
     graph = _texts(encoder, x) if encoder.kind == "text" else _sounds(encoder, x)
