@@ -185,8 +185,8 @@ def test_a_table_opens_in_viewers_with_images_and_a_map(tmp_path):
 
 
 def test_files_that_cannot_be_read_are_said_and_a_readme_is_not(tmp_path: Path) -> None:
-    for number in range(4):
-        Image.new("L", (8, 8), 60 * number).save(tmp_path / f"{number}.png")
+    for number in range(12):
+        Image.new("L", (8, 8), 20 * number).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
     (tmp_path / "README.txt").write_text("Grey images.")
     embedding, exploring = [], []
