@@ -267,7 +267,7 @@ def _pretrain_command(method: methods.Description, verb: Literal["pretrain", "ad
         "out": (
             Path | None,
             None,
-            f"Folder of the run. [default: runs/{name}-DATA]",
+            f"Folder of the run. [default: the next free runs/{name}-DATA]",
         ),
         "resume": (
             bool,

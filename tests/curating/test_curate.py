@@ -149,7 +149,7 @@ def test_copies_leave_and_half_remains_with_a_reason_for_each_other(folder: Path
     assert len(copies) == 2 and copies < {3, 60, 61}
     assert sum(by_name[number].startswith("equal to") for number in copies) == 1
     assert sum(by_name[number].startswith("near-duplicate of") for number in copies) == 1
-    assert "skipped: 1 equal to others, 1 near-duplicates, 0 outliers, 29 surplus" in "\n".join(
+    assert "omitted: 1 equal to others, 1 near-duplicates, 0 outliers, 29 surplus" in "\n".join(
         curation.summary()
     )
 

@@ -182,4 +182,4 @@ def test_onnx_accepts_any_number_of_images_and_notes_that_it_accepts_one_size(tm
     pytest.importorskip("onnxruntime")
     encoder = encoders.build("dictionary-16-mirror", image_size=16)
     exported = export(encoder, tmp_path / "one.onnx", format="onnx")
-    assert exported.difference < 1e-5 and "it takes images of 16 x 16 pixels only" in exported.note
+    assert exported.difference < 1e-5 and "of 16 x 16 pixels only" in exported.note

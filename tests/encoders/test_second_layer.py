@@ -127,7 +127,7 @@ def test_onnx_takes_any_number_of_images(tmp_path, monkeypatch: pytest.MonkeyPat
     encoder = encoders.build("dictionary2-16-mirror", image_size=16)
     exported = export(encoder, tmp_path / "one.onnx", format="onnx")
     assert exported.difference < 1e-5
-    assert "it takes images of 16 x 16 pixels only (others differ by 0.4)" in exported.note
+    assert "of 16 x 16 pixels only (others differ by 0.4)" in exported.note
 
 
 def test_a_graph_whose_features_differ_at_other_sizes_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from unlabeled.data import open_splits
 from unlabeled.data.image.data import from_images
 from unlabeled.data.text.data import Texts
 from unlabeled.evaluation import embed, geometry
+from unlabeled.evaluation.embedded import embedded
 from unlabeled.run import load
 
 IMAGES = from_images(torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8), name="few")
@@ -181,6 +182,19 @@ def test_a_table_opens_in_viewers_with_images_and_a_map(tmp_path):
         "the features are s1:2x2:whiten:3, scaled by the 8 training images without their labels",
         "x and y: PCA of the features",
     ]
+
+
+def test_files_that_cannot_be_read_are_said_and_a_readme_is_not(tmp_path: Path) -> None:
+    for number in range(12):
+        Image.new("L", (8, 8), 20 * number).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
+    (tmp_path / "README.txt").write_text("Grey images.")
+    embedding, exploring = [], []
+    embed(ENCODER, tmp_path, progress=embedding.append)
+    embedded(ENCODER, tmp_path, progress=exploring.append)
+    assert embedding == exploring
+    assert len(embedding) == 1
+    assert embedding[0].startswith(f"1 skipped, as it cannot be read (first {tmp_path / 'broken.png'}: ")
 
 
 def test_many_samples_are_laid_out_by_pca_as_few_are():

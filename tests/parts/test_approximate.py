@@ -80,4 +80,4 @@ def test_without_faiss_the_exact_search_goes_on_and_the_package_is_named(points,
     lines = []
     with telling(lines.append):
         anomalies.isolation(points)
-    assert lines == ["neighbours of 4,000 samples without faiss takes long: pip install unlabeled[faiss]"]
+    assert lines == ["neighbours of 4,000 samples without faiss takes long: pip install 'unlabeled[faiss]'"]

@@ -153,5 +153,5 @@ def test_what_has_no_place_for_products_is_refused(tmp_path: Path, monkeypatch: 
     ):
         unlabeled.pretrain("simclr", IMAGES, lora=2, steps=1, out=tmp_path / "run", **SETTINGS)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"lora needs peft .*\. Install unlabeled\[lora\]"):
+    with pytest.raises(UserError, match=r"lora needs peft .*; run pip install 'unlabeled\[lora\]"):
         lora.add(conv, 2, from_images(IMAGES))

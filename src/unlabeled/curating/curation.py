@@ -85,7 +85,7 @@ class Curation:
         kinds = Counter(reason.partition(" ")[0].rstrip(":") for reason in self.reasons.values())
         lines = [f"{self.name}: {len(self.rows):,} of {pool:,} {unit} taken"]
         lines += [
-            f"skipped: {kinds['equal']:,} equal to others, {kinds['near-duplicate']:,} near-duplicates, "
+            f"omitted: {kinds['equal']:,} equal to others, {kinds['near-duplicate']:,} near-duplicates, "
             f"{kinds['outlier']:,} outliers, {kinds['surplus']:,} surplus of large clusters"
         ]
         sizes, selection_sizes = self.sizes()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlabeled.data.digests import digest
 
-__all__ = ["About", "Batch", "Data", "Item", "Samples", "Skipped", "Temporary", "was_meant"]
+__all__ = ["About", "Batch", "Data", "Item", "Samples", "Skipped", "Temporary", "unread", "was_meant"]
 
 Batch = dict[str, Tensor]
 
@@ -32,6 +32,17 @@ _NO_SAMPLE = re.compile(
 def was_meant(reason: str) -> bool:
     """Whether a file that was skipped for this reason was meant to be a sample, unlike a README beside images."""
     return _NO_SAMPLE.fullmatch(reason) is None
+
+
+def unread(skipped: "Sequence[Skipped]") -> str:
+    """One line on the files that were meant to be samples and could not be read; empty where there are none."""
+    broken = [skip for skip in skipped if was_meant(skip.reason)]
+    if not broken:
+        return ""
+    first = f"{broken[0].path}: {broken[0].reason}"
+    return (
+        f"{len(broken):,} skipped, as {'it' if len(broken) == 1 else 'they'} cannot be read (first {first})"
+    )
 
 
 class Temporary(str):

@@ -43,7 +43,7 @@ def add(encoder: "Encoder", rank: int, data: "Data") -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UserError(f"lora needs peft ({error}). Install unlabeled[lora]") from error
+        raise UserError(f"lora needs peft ({error}); run pip install 'unlabeled[lora]'") from error
     network: Any = getattr(encoder, "trunk", encoder)
     names = _linear_layers(encoder, network, data)
     if not names:

@@ -13,6 +13,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data import opening
 from unlabeled.data.labels import in_order
+from unlabeled.data.samples import unread
 from unlabeled.evaluation import readouts
 from unlabeled.evaluation.features import read
 from unlabeled.evaluation.model import pick_device
@@ -162,7 +163,7 @@ def embedded(
         whole: Whether all splits are read, one after the other; else what `pretrain` would read: the training part.
         device: auto, cpu or cuda.
         reading: Further options of `open_data`; None takes those of the run.
-        progress: Called with a line on features that are fitted.
+        progress: Called with a line on features that are fitted, and on files that cannot be read.
 
     Raises:
         ValueError: There is no such data, or the encoder reads other samples of it, such as clips.
@@ -177,6 +178,8 @@ def embedded(
     parts, rows = [], []
     for name in names:
         samples = openers[name]()
+        if progress is not None and (line := unread(samples.skipped)):
+            progress(line)
         view = encoder.evaluation_view(samples)
         if len(view) != len(samples):
             raise UserError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data.options import refuse_unknown
+from unlabeled.data.samples import unread
 from unlabeled.evaluation import geometry, readouts
 from unlabeled.evaluation.embedding_files import WRITERS, Piece
 from unlabeled.evaluation.features import Reader, read, require_finite
@@ -70,7 +71,7 @@ def embed(
             a side, and `path`.
         coordinates: Whether a parquet file has columns `x` and `y` too, a map of the features in 0..1: t-SNE, or PCA
             where there are fewer than 50 samples or more than 5,000.
-        progress: Called with a line on the features and on the coordinates.
+        progress: Called with a line on the features, the coordinates, and files that cannot be read.
         device: auto, cpu, cuda or mps.
         **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
@@ -93,11 +94,19 @@ def embed(
         )
     else:
         encoder, reader = frozen(run, hardware)
-    splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
+    splits = _told(Source.of(run, encoder, data, reading=reading).splits(encoder), tell)
     vectors = partial(features_of, reader, layer)
     if target is not None and not coordinates:
         return _write(target, embedding_pieces(splits, vectors, hardware, thumbnails))
     return _in_memory(list(splits), vectors, hardware, target, thumbnails, tell)
+
+
+def _told(splits: "Iterator[tuple[str, Data]]", tell: Callable[[str], None]) -> "Iterator[tuple[str, Data]]":
+    """The same splits, with a line on the files of each that cannot be read."""
+    for split, samples in splits:
+        if line := unread(samples.skipped):
+            tell(line)
+        yield split, samples
 
 
 def _target(out: str | Path | None, of_parquet: bool) -> Path | None:

@@ -38,7 +38,7 @@ def write(encoder: Encoder, x: Any, path: Path) -> tuple[Tensor, str]:
     """
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"format onnx needs {', '.join(missing)}. Install unlabeled[onnx]")
+        raise UserError(f"format onnx needs {', '.join(missing)}; run pip install 'unlabeled[onnx]'")
     if encoder.kind == "image":
         return _write_images(encoder, x, path)
     graph = _texts(encoder, x) if encoder.kind == "text" else _sounds(encoder, x)
@@ -173,11 +173,12 @@ def _sounds(encoder: Any, x: tuple[Tensor, Tensor]) -> Graph:
 
 def _write_images(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
     """A graph from images in 0..1 to features, of any size where that passes a test."""
+    takes = f"it takes images as float32 in 0..1, shape (batch, {images.shape[1]}, height, width),"
     if reason := _free_sizes(encoder, images, path):
         size = encoder.image_size
         _save_images(encoder, images, path, ("batch",))
-        return _run(path, {"images": images}), f"it takes images of {size} x {size} pixels only ({reason})"
-    return _run(path, {"images": images}), "it takes images of any size that the encoder takes"
+        return _run(path, {"images": images}), f"{takes} of {size} x {size} pixels only ({reason})"
+    return _run(path, {"images": images}), f"{takes} of any size that the encoder takes"
 
 
 def _free_sizes(encoder: Any, images: Tensor, path: Path) -> str:

@@ -54,7 +54,7 @@ def applies(vectors: int, what: str) -> bool:
     if vectors < MIN_VECTORS:
         return False
     if find_spec("faiss") is None:
-        report(f"{what} of {vectors:,} samples without faiss takes long: pip install unlabeled[faiss]")
+        report(f"{what} of {vectors:,} samples without faiss takes long: pip install 'unlabeled[faiss]'")
         return False
     return True
 

@@ -221,7 +221,7 @@ def filesystem(address: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(address, **options)
     except (ImportError, ValueError) as error:  # a library that is missing, or a protocol that nobody knows
-        hint = "; pip install unlabeled[s3]" if address.startswith("s3:") else ""
+        hint = "; pip install 'unlabeled[s3]'" if address.startswith("s3:") else ""
         raise UserError(f"{shown(address)} cannot be opened: {check.reason(error)}{hint}") from error
 
 
