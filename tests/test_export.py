@@ -452,7 +452,7 @@ def test_files_and_folders_are_not_put_in_each_others_place(tmp_path: Path) -> N
             "conv4",
             {},
             "word2vec",
-            "format must be safetensors or timm or onnx for an encoder of images, got word2vec",
+            "format must be safetensors or timm or onnx or transformers for an encoder of images, got word2vec",
         ),
         (
             "audio",

@@ -188,8 +188,8 @@ def _timm(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
             "encoder must be a model that timm has, got one with layers of a head. Take safetensors or onnx"
         )
     if encoder.adapt.input != "color" or encoder.in_channels > encoder.adapt.out_channels:
-        converted = "color, as grey" if encoder.adapt.input == "color" else encoder.adapt.input
-        raise UserError(f"input must be color as it is for timm, got {converted}. Take safetensors or onnx")
+        got = "color converted to grey" if encoder.adapt.input == "color" else encoder.adapt.input
+        raise UserError(f"input must be color for timm, got {got}. Take safetensors or onnx")
     path.mkdir()
     config = _timm_config(encoder)
     (path / "config.json").write_text(json.dumps(config, indent=2))
