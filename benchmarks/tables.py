@@ -237,7 +237,8 @@ def section(name: str) -> str:
     table = read(name)
     command = f"    python benchmarks/tables.py {name} PATH/TO/cifar10"
     scored = "2,000 other training images" if table.get("score") == "choosing" else "the 10,000 test images"
-    budget = f"{table['images']:,} training images, {table['minutes']:g} minutes of one core per row unless it says "
+    minutes = f"{table['minutes']:g} minute{'s' * (table['minutes'] != 1)}"
+    budget = f"{table['images']:,} training images, {minutes} of one core per row unless it says "
     budget += f"epochs, scored on {scored}."
     blocks = [f"## {table['title']}", command, table["about"], budget, markdown(name), table.get("why", "")]
     return "\n\n".join(block for block in blocks if block) + "\n"
