@@ -346,9 +346,10 @@ def _filled(make: Callable[..., Encoder], source: Pretrained | None) -> Encoder:
     if isinstance(encoder, ImageEncoder):
         channels = stem_channels(_network(encoder), loaded.state)
         encoder = _for_channels(make, encoder, channels)
-        if channels not in (None, out_channels := encoder.adapt.out_channels):
+        adapt: Any = encoder.adapt
+        if channels not in (None, adapt.out_channels):
             raise UserError(
-                f"weights must take the {out_channels} channels that input {encoder.adapt.input} has, got "
+                f"weights must take the {adapt.out_channels} channels that input {adapt.input} has, got "
                 f"{source.label}, which take {channels}"
             )
     name = encoder.config["name"]

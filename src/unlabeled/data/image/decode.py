@@ -135,9 +135,9 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
         elif isinstance(content, bytes):
             images = _images(BytesIO(content), "", store_size, every)
         else:
-            if not stat.S_ISREG(os.stat(content).st_mode):  # a pipe would never end
+            if not stat.S_ISREG(content.stat().st_mode):  # a pipe would never end
                 raise UserError("not a regular file")
-            with open(content, "rb") as file:
+            with content.open("rb") as file:
                 if os.fstat(file.fileno()).st_size > LARGEST:
                     raise UserError(TOO_LARGE)
                 images = _images(file, content.suffix.lower(), store_size, every)
