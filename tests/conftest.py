@@ -57,7 +57,7 @@ def pytest_unconfigure() -> None:
     FRESH.end()
 
 
-MOST_SECONDS = 30.0
+MOST_SECONDS = 90.0
 """Processor time that a test may take, its fixtures and processes included: several times what the dearest takes."""
 SPENT = pytest.StashKey[float]()
 SECONDS: dict[str, float] = {}
