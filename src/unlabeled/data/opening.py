@@ -281,7 +281,7 @@ def kind_of(source: Openable) -> str:
     counts = {kind: sum(endings[ending] for ending in those) for kind, those in _ENDINGS.items()}
     total, pictures = len(files), sum(endings[ending] for ending in SUFFIXES)
     if not pictures + counts["audio"] + counts["video"] and any(endings[ending] for ending in TABLES):
-        table = next(_tables(path), None)  # none in a tar file, or where all are outputs of ours
+        table = _first_table(path)  # none in a tar file, or where all are outputs of ours
         if table is not None and (known := _kind_of_table(table)) is not None:
             return known
     pictures += endings[".arrow"]
@@ -298,10 +298,11 @@ def kind_of(source: Openable) -> str:
     return kind if 2 * count > total else "image"
 
 
-def _tables(path: Path) -> Iterator[Path]:
-    """A file, or the tables below a folder, in order."""
-    files = [path] if path.is_file() else [walk(path).root / file.path for file in walk(path).files]
-    yield from (file for file in sorted(files) if file.name.lower().endswith(TABLES))
+def _first_table(path: Path) -> Path | None:
+    """A table, or the first one below a folder; None where there is none."""
+    below = walk(path) if path.is_dir() else None
+    files = [path] if below is None else [below.root / file.path for file in below.files]
+    return min((file for file in files if file.name.lower().endswith(TABLES)), default=None)
 
 
 def _kind_of_table(path: Path) -> str | None:
